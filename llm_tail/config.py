@@ -1,0 +1,268 @@
+"""Settings: one frozen class a stage, all of them in `RunConfig`; TOML in, TOML out.
+
+A setting's one sentence lives beside it and feeds ``--help``, the README and the error messages. Paths in a file are
+relative to that file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm_tail.errors import ConfigError, closest
+
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+class Settings(BaseModel):
+    """The common base: frozen, no unknown keys, errors of our own family."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self))) from None
+
+    def replace(self, **values: Any) -> Self:
+        """Return a copy with these settings changed, checked like new ones."""
+        return type(self)(**{**self.model_dump(), **values})
+
+
+class DataConfig(Settings):
+    """``[data]``: where items and interactions are and how to read them."""
+
+    catalog: str = Field("", description="File, folder or Hugging Face data set (hf:NAME) that holds the items.")
+    interactions: str = Field("", description="File, folder or data set that holds who took what.")
+    validation: str = Field("", description="Interactions to tune on, never to fit on; a split of training if empty.")
+    test: str = Field("", description="Interactions to report on; made by [split] if empty.")
+    format: Literal["auto", "csv", "jsonl", "parquet", "recbole", "movielens", "amazon"] = Field(
+        "auto", description="How the files are written; auto goes by the names."
+    )
+    item_columns: dict[str, str] = Field({}, description="Our item column names to the file's, where they differ.")
+    interaction_columns: dict[str, str] = Field({}, description="Our interaction column names to the file's.")
+    positive: float | None = Field(None, description="Ratings below this are no positive sign and are left out.")
+    min_user_events: int = Field(1, ge=1, description="People with fewer distinct items than this are left out.")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="Largest share of unreadable rows to go on with.")
+
+
+class SplitConfig(Settings):
+    """``[split]``: how interactions are cut into training, validation and test where no files are named."""
+
+    method: Literal["cold-items", "leave-last-out", "time", "random", "none"] = Field(
+        "cold-items", description="The cut; none puts everything into training."
+    )
+    cold_share: float = Field(0.2, ge=0, lt=1, description="Share of the items that is held out whole (cold-items).")
+    held_share: float = Field(0.1, gt=0, lt=0.5, description="Share of events for validation and again for test.")
+
+
+class TextConfig(Settings):
+    """``[text]``: how an item becomes one text."""
+
+    fields: list[str] = Field(["title", "description"], min_length=1, description="Columns that make up the text.")
+    separator: str = Field(". ", description="What stands between two fields.")
+    max_chars: int = Field(20_000, ge=100, le=1_000_000, description="Longer texts are cut here before tokenizing.")
+
+
+class EncoderConfig(Settings):
+    """``[encoder]``: the model that turns texts into vectors."""
+
+    name: str = Field(DEFAULT_ENCODER, description="A sentence-transformers or transformers model: name or folder.")
+    pooling: Literal["auto", "mean", "cls", "last"] = Field(
+        "auto", description="How token states become one vector; auto takes what the model says, else guesses."
+    )
+    max_tokens: int = Field(128, ge=8, le=32_768, description="Longer texts are cut at this many tokens.")
+    query_prompt: str | None = Field(None, description="Put before a query text; the model's own if not given.")
+    document_prompt: str | None = Field(None, description="Put before an item text; the model's own if not given.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Number format of the forward pass; auto takes bf16 only where the processor has it."
+    )
+    trust_remote_code: bool = Field(False, description="Let the model's own Python code run.")
+
+
+class LoraConfig(Settings):
+    """``[lora]``: fine-tuning of the encoder on what people took together."""
+
+    enabled: bool = Field(False, description="Fine-tune before embedding.")
+    rank: int = Field(16, ge=1, le=512, description="Rank of the update of each adapted matrix.")
+    alpha: float = Field(32.0, gt=0, description="Scale of the update is alpha / rank.")
+    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the input of the update.")
+    target_modules: list[str] = Field([], description="Layers to adapt; empty takes all linear layers of the blocks.")
+    n_pairs: int = Field(12_800, ge=1, description="How many text pairs to train on.")
+    batch_size: int = Field(128, ge=2, le=65_536, description="Pairs in a batch; each is a negative of the others.")
+    learning_rate: float = Field(5e-4, gt=0, le=1, description="Highest learning rate, after warm-up.")
+    warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate climbs.")
+    temperature: float = Field(0.05, gt=0, le=10, description="Divides the cosines in the contrastive loss.")
+    popularity_correction: float = Field(
+        0.5, ge=0, le=1, description="Weight of the log-popularity subtracted from the logits (logQ)."
+    )
+    max_tokens: int = Field(48, ge=8, le=32_768, description="Training texts are cut at this many tokens.")
+
+
+class EmbeddingConfig(Settings):
+    """``[embedding]``: how a catalogue goes through the encoder."""
+
+    batch_tokens: int = Field(2048, ge=8, le=1_000_000, description="Padded tokens in one batch.")
+    shard_items: int = Field(8192, ge=1, description="Items in one file of the store; what a crash can lose.")
+
+
+class IndexConfig(Settings):
+    """``[index]``: the approximate neighbour index (HNSW)."""
+
+    links: int = Field(16, ge=2, le=256, description="Links an item keeps on each level (M).")
+    ef_construction: int = Field(200, ge=8, le=10_000, description="Candidates looked at while linking.")
+    ef: int = Field(64, ge=1, le=100_000, description="Candidates looked at in a query; more is slower and better.")
+    exact_below: int = Field(2000, ge=0, description="Smaller catalogues are searched exactly.")
+
+
+class GraphConfig(Settings):
+    """``[graph]``: the item knowledge graph."""
+
+    relations: list[str] = Field([], description="Columns whose shared values tie items together.")
+    neighbors: int = Field(15, ge=1, le=1000, description="Semantic neighbours an item is tied to.")
+    min_similarity: float = Field(0.3, ge=-1, le=1, description="Semantic ties weaker than this are left out.")
+    hub_cap: int = Field(200, ge=2, description="A value shared by more items than this says nothing and ties none.")
+    co_interaction: bool = Field(True, description="Tie items that the same people took (training only).")
+    co_neighbors: int = Field(15, ge=1, le=1000, description="Ties of that kind an item keeps.")
+
+
+class HybridConfig(Settings):
+    """``[hybrid]``: the recommender that lends signal to cold and tail items."""
+
+    neighbors: int = Field(20, ge=1, le=1000, description="Warm semantic neighbours an item borrows from.")
+    temperature: float = Field(0.05, gt=0, le=10, description="Sharpness of the attention; small looks at few.")
+    text_weight: float = Field(0.1, ge=0, le=100, description="Mass of the direct text signal against the other.")
+    tail_text_weight: float = Field(0.0, ge=0, le=100, description="What is added to it where evidence is thin.")
+    kernel_power: float = Field(3.0, gt=0, le=20, description="Exponent of the text kernel max(0, cosine)^p.")
+    gate: float = Field(
+        1.0, ge=0, le=1000, description="Events at which an item trusts itself and its neighbours alike."
+    )
+    ridge: float = Field(50.0, gt=0, description="L2 penalty of the collaborative part.")
+    text_ridge: float = Field(10.0, gt=0, description="L2 penalty of the text-to-text matrix it is pulled towards.")
+    text_pull: float = Field(10.0, ge=0, description="How strongly it is pulled; 0 is plain EASE.")
+    tune: bool = Field(True, description="Choose ridge, gate and text weights on validation.")
+    learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
+    max_items: int = Field(30_000, ge=1, description="Largest catalogue for the exact closed form.")
+
+
+class EvaluationConfig(Settings):
+    """``[evaluation]``: what is measured and against whom."""
+
+    k: list[int] = Field([10, 20], min_length=1, description="Lengths of the lists that are judged.")
+    models: list[str] = Field(
+        ["popularity", "content", "tfidf", "item-knn", "ease", "l3ae", "als"],
+        description="Baselines that stand beside the hybrid.",
+    )
+    n_bootstrap: int = Field(1000, ge=0, le=100_000, description="Resamples behind each interval; 0 leaves it out.")
+
+
+class RunConfig(Settings):
+    """A whole run: every stage's settings, one seed, one folder."""
+
+    seed: int = Field(0, ge=0, description="Seeds every random choice.")
+    folder: str = Field("run", description="Where everything that this run makes is kept.")
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    text: TextConfig = TextConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    lora: LoraConfig = LoraConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    index: IndexConfig = IndexConfig()
+    graph: GraphConfig = GraphConfig()
+    hybrid: HybridConfig = HybridConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+        """Read a TOML file; `overrides` are ``table.key=value`` strings that win over it.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing or no TOML, or a key or value is wrong; a misspelt key is named with its path and
+            the nearest right one.
+        """
+        path = Path(path)
+        try:
+            with path.open("rb") as stream:
+                values = tomllib.load(stream)
+        except FileNotFoundError:
+            raise ConfigError(f"there is no config file at {path}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is no valid TOML: {error}") from None
+        for override in overrides:
+            _override(values, override)
+        try:
+            return cls(**values).resolved(path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    def resolved(self, root: Path) -> RunConfig:
+        """Return the same settings with relative paths taken from `root`."""
+
+        def absolute(value: str) -> str:
+            return value if not value or value.startswith("hf:") else str((root / value).resolve())
+
+        paths = {name: absolute(getattr(self.data, name)) for name in ("catalog", "interactions", "validation", "test")}
+        data = {**self.data.model_dump(), **paths}
+        encoder = self.encoder.model_dump()
+        if encoder["name"].startswith((".", "/")):
+            encoder["name"] = absolute(encoder["name"])
+        return self.replace(folder=absolute(self.folder), data=data, encoder=encoder)
+
+    def to_toml(self) -> str:
+        """Return the settings as TOML that `load` reads back to the same settings."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def explain(error: ValidationError, settings: type[Settings]) -> str:
+    """Return the complaints of pydantic in our words: the path of the key, what was found, what is legal."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        keys = [str(key) for key in problem["loc"]]
+        path = ".".join(keys)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(settings, keys[:-1])
+            near = closest(keys[-1], known, 1)
+            hint = f"did you mean {'.'.join([*keys[:-1], near[0]])!r}?" if near else f"known: {', '.join(known)}"
+            lines.append(f"unknown setting {path!r}; {hint}")
+        else:
+            text = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"setting {path!r} is {problem['input']!r}: {text[:1].lower()}{text[1:]}")
+    return "; ".join(lines)
+
+
+def _known_keys(settings: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for key in path:
+        annotation = settings.model_fields[key].annotation if key in settings.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        settings = annotation
+    return list(settings.model_fields)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r}: expected table.key=value")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        inner = values.setdefault(table, {})
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"--set {override!r}: {table!r} is no table")
+        values = inner  # type: ignore[assignment]
+    values[last] = value

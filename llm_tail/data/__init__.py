@@ -1,0 +1,1 @@
+"""What happened: items, people, events, and the cuts that leak nothing."""

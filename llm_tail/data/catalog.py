@@ -1,0 +1,192 @@
+"""Item and Catalog: what there is to recommend, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm_tail.artifacts import fingerprint
+from llm_tail.data.ids import IdMap, Rows
+from llm_tail.errors import DataError
+
+if TYPE_CHECKING:
+    from llm_tail.data.readers import BadRows
+
+CORE = ("item_id", "title", "description")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item: its id, its words, and whatever else is known of it.
+
+    Parameters
+    ----------
+    item_id : str
+        The id of the outside world.
+    title, description : str
+        May be empty.
+    fields : mapping
+        All other columns; what is empty there is left out.
+    """
+
+    item_id: str
+    title: str = ""
+    description: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Catalog:
+    """The items there are, one row each, as an Arrow table.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Has a column ``item_id`` (str, distinct). ``title`` and ``description`` (str) are added empty where missing;
+        nulls in them become the empty string. All other columns are kept as they are.
+    name : str
+        Said wherever the catalogue is shown.
+    bad_rows : BadRows, optional
+        What a reader set aside.
+
+    Raises
+    ------
+    DataError
+        If there is no item, no ``item_id`` column, or an id stands twice.
+
+    Examples
+    --------
+    >>> catalog = Catalog.from_items([{"item_id": "emma", "title": "Emma", "year": 1815}])
+    >>> catalog
+    Catalog(1 item)
+    >>> catalog["emma"].fields["year"]
+    1815
+    """
+
+    def __init__(self, table: pa.Table, *, name: str = "", bad_rows: BadRows | None = None) -> None:
+        if "item_id" not in table.column_names:
+            raise DataError(
+                f"the catalogue has no column 'item_id'; found {', '.join(table.column_names) or 'no columns'}; "
+                "name the right one under [data.item_columns] or with columns={'item_id': ...}"
+            )
+        if table.num_rows == 0:
+            raise DataError("the catalogue is empty; expected at least one item")
+        for column in CORE:
+            if column not in table.column_names:
+                table = table.append_column(column, pa.array([""] * table.num_rows, pa.string()))
+        for column in CORE[1:]:
+            place = table.column_names.index(column)
+            table = table.set_column(place, column, table[column].cast(pa.string()).fill_null(""))
+        rest = [c for c in table.column_names if c not in CORE]
+        self.table = table.select([*CORE, *rest]).combine_chunks()
+        self.ids = IdMap(self.table["item_id"].to_pylist(), "item")
+        self.name = name
+        self.bad_rows = bad_rows
+
+    @classmethod
+    def from_items(cls, items: Iterable[Item | Mapping[str, Any]], *, name: str = "") -> Catalog:
+        """Make a catalogue of `Item` objects or of mappings with at least ``item_id``."""
+        records = [
+            {**i.fields, "item_id": i.item_id, "title": i.title, "description": i.description}
+            if isinstance(i, Item)
+            else dict(i)
+            for i in items
+        ]
+        if not records:
+            raise DataError("the catalogue is empty; expected at least one item")
+        columns = dict.fromkeys(key for record in records for key in record)
+        return cls(pa.table({c: _array(c, [r.get(c) for r in records]) for c in columns}), name=name)
+
+    @classmethod
+    def from_parquet(cls, path: str | Path, *, columns: Mapping[str, str] | None = None) -> Catalog:
+        """Read a parquet file; `columns` maps our names to the file's."""
+        return cls.read(path, format="parquet", columns=columns)
+
+    @classmethod
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        format: str = "auto",
+        columns: Mapping[str, str] | None = None,
+        max_bad_share: float = 0.01,
+    ) -> Catalog:
+        """Read a file, folder or Hugging Face data set; see `llm_tail.data.readers.read_catalog`."""
+        from llm_tail.data.readers import read_catalog
+
+        return read_catalog(path, format=format, columns=columns, max_bad_share=max_bad_share)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the catalogue to one parquet file and return its path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(self.table, path, compression="zstd")
+        return path
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns, the three core ones first."""
+        return list(self.table.column_names)
+
+    @property
+    def titles(self) -> list[str]:
+        """The title of each row."""
+        return self.column("title")
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column as Python values, None where it is null."""
+        if name not in self.table.column_names:
+            raise DataError(f"the catalogue has no column {name!r}; it has: {', '.join(self.columns)}")
+        values: list[Any] = self.table[name].to_pylist()
+        return values
+
+    def title(self, item_id: str) -> str:
+        """Return the title of one item, or its id where the title is empty."""
+        return str(self.table["title"][self.ids.row(item_id)].as_py()) or item_id
+
+    def take(self, rows: Rows | Sequence[int]) -> Catalog:
+        """Return the catalogue of these rows, in this order."""
+        return Catalog(self.table.take(pa.array(rows, pa.int64())), name=self.name)
+
+    def fingerprint(self) -> str:
+        """Return a digest of every cell."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.table.schema.remove_metadata()) as stream:
+            stream.write_table(self.table.replace_schema_metadata(None), max_chunksize=65_536)
+        return fingerprint(sink.getvalue().to_pybytes())
+
+    def __getitem__(self, item_id: str) -> Item:
+        return self._item(self.table.slice(self.ids.row(item_id), 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Item]:
+        for batch in self.table.to_batches(max_chunksize=4096):
+            for record in batch.to_pylist():
+                yield self._item(record)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self.ids
+
+    def __repr__(self) -> str:
+        name = f"{self.name}: " if self.name else ""
+        return f"Catalog({name}{len(self):,} item{'s' if len(self) != 1 else ''})"
+
+    @staticmethod
+    def _item(record: dict[str, Any]) -> Item:
+        core = {key: record.pop(key) for key in CORE}
+        return Item(**core, fields={k: v for k, v in record.items() if v is not None and v != "" and v != []})
+
+
+def _array(column: str, values: list[Any]) -> pa.Array:
+    if column in CORE:
+        values = [None if v is None else str(v) for v in values]
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # a column of mixed types is kept as words
+        return pa.array([None if v is None else str(v) for v in values], pa.string())

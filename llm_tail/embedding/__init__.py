@@ -1,0 +1,1 @@
+"""Words to vectors: texts, encoders, fine-tuning, and vectors on disk."""

@@ -1,0 +1,96 @@
+"""Every error that this package raises on purpose.
+
+::
+
+    LlmTailError
+    ├── DataError            (ValueError)    the data is not what it has to be
+    ├── ConfigError          (ValueError)    a setting is unknown or out of its range
+    ├── UnknownIdError       (LookupError)   no such item or user; names the three closest ids
+    ├── NotFittedError       (RuntimeError)  asked before it learned; names the call to make
+    ├── StaleArtifactError   (RuntimeError)  made from other inputs than those at hand; names the stage to run
+    ├── CorruptArtifactError (RuntimeError)  what lies on disk is not what was written
+    └── MissingExtraError    (ImportError)   an optional library is missing; names the extra to install
+
+Each message says what was found, what was expected and what to do. Catching ``LlmTailError`` catches all of them;
+catching the built-in beside it works too.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LlmTailError(Exception):
+    """The root of the family; never raised itself."""
+
+
+class DataError(LlmTailError, ValueError):
+    """Data is not what it has to be: an empty catalogue, NaN weights, ids that match nothing, a wrong width."""
+
+
+class ConfigError(LlmTailError, ValueError):
+    """A setting is unknown, of the wrong type or out of its range."""
+
+
+class UnknownIdError(LlmTailError, LookupError):
+    """An id that does not exist; carries the closest ones that do.
+
+    Parameters
+    ----------
+    kind : str
+        What the id should have named: ``"item"`` or ``"user"``.
+    unknown : str
+        The id that was asked for.
+    known : iterable of str
+        All ids there are; the three most similar are put into the message.
+
+    Examples
+    --------
+    >>> str(UnknownIdError("item", "moby-dik", ["moby-dick", "emma", "ulysses"]))
+    "no item has the id 'moby-dik'; the closest are: moby-dick"
+    """
+
+    def __init__(self, kind: str, unknown: str, known: Iterable[str] = ()) -> None:
+        self.unknown = unknown
+        self.closest = closest(unknown, known)
+        hint = f"; the closest are: {', '.join(self.closest)}" if self.closest else ""
+        super().__init__(f"no {kind} has the id {unknown!r}{hint}")
+
+
+class NotFittedError(LlmTailError, RuntimeError):
+    """An object was asked for an answer before it learned one."""
+
+
+class StaleArtifactError(LlmTailError, RuntimeError):
+    """A stored result was made from other inputs or settings than those at hand, or is not there yet."""
+
+
+class CorruptArtifactError(LlmTailError, RuntimeError):
+    """A stored file is not byte for byte what was written."""
+
+
+class MissingExtraError(LlmTailError, ImportError):
+    """An optional library is not installed.
+
+    Parameters
+    ----------
+    library : str
+        The import that failed.
+    extra : str
+        The extra of this package that brings it.
+    """
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library!r} is not installed; run: pip install 'llm-tail[{extra}]'")
+
+
+def closest(word: str, known: Iterable[str], n: int = 3) -> list[str]:
+    """Return up to `n` of the words in `known` that look most like `word`, best first.
+
+    Costs O(len(known)) string comparisons; past 200,000 words only those of similar length are compared.
+    """
+    words = [str(w) for w in known]
+    if len(words) > 200_000:
+        words = [w for w in words if abs(len(w) - len(word)) <= 1 and w[:1] == word[:1]]
+    return difflib.get_close_matches(word, words, n=n, cutoff=0.6)

@@ -1,0 +1,1 @@
+"""Who is near whom: the vector index and the item graph."""

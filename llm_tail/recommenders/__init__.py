@@ -1,0 +1,1 @@
+"""What to show: one contract, the baselines, and the hybrid."""
