@@ -7,8 +7,8 @@ An artifact is a folder::
     └── g-5f0c2a91d3e4/    one generation: the files themselves, under their plain names
 
 Writing makes a new generation beside the old one, then replaces ``manifest.json`` in one step (``os.replace``), then
-removes the generations that no manifest names. A crash, Ctrl-C or a full disk at any point leaves the old artifact whole.
-Reading checks every digest before a byte is used: some readers downstream crash the process on a truncated file.
+removes the generations that no manifest names. A crash, Ctrl-C or a full disk at any point leaves the old artifact
+whole. Reading checks every digest before a byte is used: some readers downstream crash the process on a truncated file.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Recommendations:
 class Recommender(ABC):
     """A model that ranks items for a person, who is nothing but a history of items.
 
-    A subclass writes `_fit` and `_score`, and `_state` and `_restore` where it learns arrays. All else is done here, once.
+    A subclass writes `_fit` and `_score`, and `_state` and `_restore` where it learns arrays. All else is done here.
 
     Attributes
     ----------
@@ -127,8 +127,8 @@ class Recommender(ABC):
         """Return every learned array, for `save`."""
         return {}
 
-    def _restore(self, state: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> None:
-        """Take back what `_state` and `_settings` returned."""
+    def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027  (most models have nothing to do)
+        """Take back what `_state` returned; ids, histories and settings are there already."""
 
     def _settings(self) -> dict[str, Any]:
         """Return JSON-like settings, for `save`; passed to the constructor by `load`."""
@@ -291,7 +291,7 @@ class Recommender(ABC):
             ones = np.ones(len(indices), dtype=np.float32)
             setattr(model, attribute, sp.csr_matrix((ones, indices, indptr), shape=shape))
         state = {name.removeprefix("state."): a for name, a in arrays.items() if name.startswith("state.")}
-        model._restore(state, artifact.facts["settings"])
+        model._restore(state)
         return model
 
     def _check_fitted(self) -> None:
