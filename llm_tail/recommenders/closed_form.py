@@ -129,7 +129,7 @@ def l3ae_weights(gram: NDArray[Any] | sp.spmatrix | sp.sparray, text: Weights, r
     -----
     Only the items that somebody took enter the inverse; for the others P is 1 / (ridge + pull). O(n^3) time; one
     float64 and three float32 copies of n^2. From the second stage of L3AE (J. Moon et al., "LLM-Enhanced Linear
-    Autoencoders for Recommendation", CIKM 2025).
+    Autoencoders for Recommendation", CIKM 2025, arXiv:2508.13500).
     """
     n_items, warm = _check(gram, ridge)
     if not pull >= 0:
@@ -161,7 +161,7 @@ def _check(gram: Any, ridge: float) -> tuple[int, NDArray[np.int64]]:
 
 def _inverse(gram: Any, rows: NDArray[np.int64], ridge: float) -> NDArray[np.float64]:
     """Return (gram[rows, rows] + ridge I)^-1 by Cholesky, in place of one float64 copy."""
-    part = gram.tocsr()[rows][:, rows].toarray() if sp.issparse(gram) else gram[np.ix_(rows, rows)]
+    part = sp.csr_matrix(gram)[rows][:, rows].toarray() if sp.issparse(gram) else gram[np.ix_(rows, rows)]
     matrix = np.array(part, dtype=np.float64, order="F")
     if len(rows) == 0:
         return matrix

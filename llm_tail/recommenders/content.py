@@ -46,7 +46,8 @@ def centre(vectors: NDArray[Any]) -> Floats:
         moved[there] = exact[there] - exact[there].mean(axis=0)
     lengths = np.linalg.norm(moved, axis=1, keepdims=True)  # (n_items, 1)
     # Below this only rounding is left of a vector that lay on the mean.
-    return np.divide(moved, lengths, out=np.zeros_like(moved), where=lengths > 1e-6).astype(np.float32)
+    unit: Floats = np.divide(moved, lengths, out=np.zeros_like(moved), where=lengths > 1e-6).astype(np.float32)
+    return unit
 
 
 def kernel_scores(histories: sp.csr_matrix, vectors: Floats | sp.csr_matrix, power: float) -> Floats:
