@@ -1,0 +1,90 @@
+"""Progress bars on stderr: rate and time left for a person who watches, silence for a log file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sized
+from typing import Self, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+T = TypeVar("T")
+
+
+class Bar:
+    """A progress bar, drawn while the block runs; silent where stderr is no terminal.
+
+    Parameters
+    ----------
+    description : str
+        What is going on, in a word or two.
+    total : int, optional
+        How many steps there will be, >= 0; the time left is unknown without it.
+
+    Examples
+    --------
+    >>> with Bar("reading", total=3) as bar:
+    ...     bar.advance(2)
+    ...     bar.advance(note="almost")
+    >>> bar.done
+    3
+    """
+
+    def __init__(self, description: str, total: int | None = None) -> None:
+        self.done = 0
+        self._description, self._total = description, total
+        self._progress: Progress | None = None
+
+    def advance(self, n: int = 1, *, note: str | None = None) -> None:
+        """Go on by `n` steps; `note`, such as the loss, is shown behind the bar until the next one comes."""
+        self.done += n
+        if self._progress is not None:
+            task = self._progress.tasks[0]
+            self._progress.update(task.id, advance=n, note=task.fields["note"] if note is None else note)
+
+    def __enter__(self) -> Self:
+        # Nothing is set up for a pipe or a log file: thousands of half-drawn bars help no reader there.
+        if sys.stderr is not None and sys.stderr.isatty():
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._progress.add_task(self._description, total=self._total, note="")
+            self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield the elements of `iterable` under a progress bar; `total` is taken from its length where it has one.
+
+    Examples
+    --------
+    >>> sum(track([1, 2, 3], "adding"))
+    6
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    with Bar(description, total) as bar:
+        for element in iterable:
+            yield element
+            bar.advance()
+
+
+class _Rate(ProgressColumn):
+    """Steps a second, over the last seconds."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f}/s", style="progress.data.speed")
