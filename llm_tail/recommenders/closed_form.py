@@ -161,7 +161,8 @@ def _check(gram: Any, ridge: float) -> tuple[int, NDArray[np.int64]]:
 
 def _inverse(gram: Any, rows: NDArray[np.int64], ridge: float) -> NDArray[np.float64]:
     """Return (gram[rows, rows] + ridge I)^-1 by Cholesky, in place of one float64 copy."""
-    part = sp.csr_matrix(gram)[rows][:, rows].toarray() if sp.issparse(gram) else gram[np.ix_(rows, rows)]
+    is_sparse = sp.issparse(gram)
+    part = gram.tocsr()[rows][:, rows].toarray() if is_sparse else gram[np.ix_(rows, rows)]
     matrix = np.array(part, dtype=np.float64, order="F")
     if len(rows) == 0:
         return matrix
