@@ -60,7 +60,7 @@ class IdMap:
 
     def row(self, outside_id: str) -> int:
         """Return the row of one id; an unknown one raises `UnknownIdError` with the three closest."""
-        row = int(self._index.get_indexer([str(outside_id)])[0])
+        row = int(self._index.get_indexer(pd.Index([str(outside_id)], dtype=object))[0])
         if row < 0:
             raise UnknownIdError(self.kind, str(outside_id), self._index)
         return row
