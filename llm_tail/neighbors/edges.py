@@ -91,7 +91,7 @@ def shared_values(catalog: Catalog, column: str, hub_cap: int) -> SharedValues:
     """Return which items share which values of a scalar or list column; case and runs of spaces do not count."""
     items, words = _flat(catalog, column)
     words = pc.utf8_trim_whitespace(pc.replace_substring_regex(words, r"\s+", " "))
-    keys = pc.dictionary_encode(pc.utf8_lower(words))
+    keys = pc.dictionary_encode(pc.utf8_lower(pc.utf8_normalize(words, "NFKC")))
     codes = keys.indices.to_numpy(zero_copy_only=False)
     _, first = np.unique(codes, return_index=True)  # (n_values,): where each value stands first
     members = sp.csr_matrix(

@@ -28,6 +28,7 @@ from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import ConfigError, CorruptArtifactError, DataError
 from llm_tail.neighbors.exact import Similarities, Vectors, check_excluded, check_k, nearest, search, unit_vectors
 from llm_tail.neighbors.lock import ReadWriteLock
+from llm_tail.progress import track
 
 __all__ = ["NeighborIndex", "Neighbors", "nearest"]
 
@@ -170,8 +171,6 @@ class NeighborIndex:
     def _link(self, rows: Rows, n_threads: int, progress: bool) -> None:
         starts: Iterable[int] = range(0, len(rows), ADD_BLOCK)
         if progress:
-            from llm_tail.progress import track
-
             starts = track(starts, "Linking neighbours")
         for start in starts:
             part = rows[start : start + ADD_BLOCK]
