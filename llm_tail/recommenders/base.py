@@ -186,7 +186,11 @@ class Recommender(ABC):
         self.items, self.users = items, users
         self.histories = train.matrix()
         self._seen = self.histories if validation is None else _union(self.histories, validation.matrix())
-        self._fit(train, embeddings, graph, validation)
+        try:
+            self._fit(train, embeddings, graph, validation)
+        except BaseException:
+            del self._seen  # what has learned half of it has not learned
+            raise
         return self
 
     @property
@@ -248,6 +252,9 @@ class Recommender(ABC):
         self._check_fitted()
         if k < 1:
             raise DataError(f"k is {k}, expected at least 1")
+        for name, ids in (("users", users), ("history", history), ("candidates", candidates)):
+            if isinstance(ids, str):  # a str is a sequence of str as well: one letter, one id
+                raise DataError(f"{name} is the text {ids!r}, expected a list of ids: [{ids!r}]")
         allowed = self._candidates(candidates)
         if history is not None:
             if users is not None:
@@ -366,7 +373,7 @@ def top_k(scores: Scores, k: int) -> tuple[Rows, Scores]:
         above = scores > border
         room = k - above.sum(axis=1, keepdims=True)
         ties = scores == border
-        ties &= np.cumsum(ties, axis=1) <= room
+        ties &= np.cumsum(ties, axis=1, dtype=np.int32) <= room
         rows = np.nonzero(above | ties)[1].reshape(len(scores), k)
     else:
         rows = np.tile(np.arange(k), (len(scores), 1))
@@ -392,7 +399,7 @@ def _with_users(events: Interactions, users: IdMap) -> Interactions:
 
 
 def _union(a: sp.csr_matrix, b: sp.csr_matrix) -> sp.csr_matrix:
-    both = (a + b).tocsr()
+    both: sp.csr_matrix = sp.csr_matrix(a + b)
     both.data[:] = 1.0
     return both
 
