@@ -1,17 +1,10 @@
-"""Where an encoder's files are, and what its family wants to read before a text; no model is loaded here."""
+"""Where an encoder's files are: a folder, a wheel, the cache, the hub; no model is loaded here."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-import re
-import tomllib
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal
 
-import llm_tail
 from llm_tail.artifacts import fingerprint, sha256
 from llm_tail.errors import CorruptArtifactError, DataError
 
@@ -20,42 +13,6 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 _HUB_TIMEOUT = 10.0  # seconds; an unreachable hub shall not hold anybody up
 _WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
 _NOT_WANTED = ["onnx/*", "openvino/*"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """What is known of a family of encoders; see ``prompts/encoders.toml`` for the meaning of the parts."""
-
-    match: str = ""
-    query: str = ""
-    document: str = ""
-    pooling: Literal["mean", "cls", "last"] | None = None
-    append_eos: bool = False
-
-
-def prompts_folder() -> Path:
-    """Return the folder of the prompt files: inside an installed package, beside it in the repository."""
-    package = Path(llm_tail.__file__).parent
-    inside = package / "prompts"
-    return inside if inside.is_dir() else package.parent / "prompts"
-
-
-def family_of(name: str) -> Family:
-    """Return what is known of the family that the model `name` belongs to; an empty `Family` for a stranger.
-
-    Examples
-    --------
-    >>> family_of("intfloat/e5-small-v2").document
-    'passage: '
-    """
-    short = name.rstrip("/").rsplit("/", 1)[-1].lower()
-    return next((family for family in _families() if re.search(family.match, short)), Family())
-
-
-@cache
-def _families() -> tuple[Family, ...]:
-    with (prompts_folder() / "encoders.toml").open("rb") as stream:
-        return tuple(Family(**entry) for entry in tomllib.load(stream)["family"])
 
 
 def locate(name: str, *, trust_remote_code: bool = False) -> Path:
@@ -157,15 +114,3 @@ def weights_digest(folder: Path) -> str:
     names = [p.relative_to(folder).as_posix() for p in files]
     pairs = [(n, sha256(p)) for n, p in zip(names, files, strict=True) if not n.startswith(("onnx/", "openvino/"))]
     return fingerprint(pairs)
-
-
-def read_config(folder: Path, file: str) -> dict[str, Any]:
-    """Return the content of a JSON file of a model folder; empty where there is none."""
-    path = folder / file
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is no valid JSON ({error}); fetch the model again") from None
-    return dict(values) if isinstance(values, dict) else {}

@@ -1,0 +1,441 @@
+"""Encoder: texts -> unit vectors, through sentence-transformers or any plain transformers model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import AutoConfig
+
+from llm_tail.artifacts import fingerprint, read_artifact, write_artifact
+from llm_tail.config import EncoderConfig
+from llm_tail.embedding.families import Family, append_eos, family_of, is_decoder, quiet, resolve_prompts
+from llm_tail.embedding.sources import locate, weights_digest
+from llm_tail.errors import ConfigError, DataError, LlmTailError, NotFittedError, StaleArtifactError
+from llm_tail.progress import Bar
+
+if TYPE_CHECKING:
+    from llm_tail.embedding.finetune import TrainingLog
+
+Kind = Literal["document", "query"]
+Vectors = NDArray[np.float32]
+ADAPTER_KIND = "lora-adapter"
+_POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
+_BLOCK = 16_384  # texts tokenised at once: bounds the memory of a call, and is plenty to sort by length
+
+
+class Encoder:
+    """A model that turns texts into unit vectors; made by `load`, `finetune` or `merge`.
+
+    Parameters
+    ----------
+    model : SentenceTransformer
+        Transformer, pooling and whatever else the model brings.
+    config : EncoderConfig
+        Its settings, with ``query_prompt``, ``document_prompt`` and ``precision`` resolved.
+    base_weights : str
+        Digest of the weights without an adapter.
+    adapter : str, optional
+        Digest of the adapter's weights where there is one.
+
+    Attributes
+    ----------
+    training : TrainingLog or None
+        How the adapter was trained, where that happened in this process.
+
+    Notes
+    -----
+    The vector of a text does not depend on the texts beside it: within 1e-5 in fp32, within 5e-3 in bf16, in each
+    component. A text without words has the zero vector.
+
+    Examples
+    --------
+    >>> encoder = Encoder.load("sentence-transformers/all-MiniLM-L6-v2", precision="fp32")
+    >>> encoder
+    Encoder(sentence-transformers/all-MiniLM-L6-v2, 384 wide, mean pooling, 128 tokens, fp32 on cpu)
+    >>> vectors = encoder.encode(["a novel about whales", "a book on sea mammals", "a frying pan"])
+    >>> bool(vectors[0] @ vectors[1] > vectors[0] @ vectors[2])
+    True
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, config: EncoderConfig, *, base_weights: str, adapter: str | None = None
+    ) -> None:
+        self.model = model.eval()
+        self.config = config
+        self.base_weights = base_weights
+        self.adapter = adapter
+        self.training: TrainingLog | None = None
+        # Padding on the left keeps a decoder's last state at the last place, where its pooling looks.
+        self.padding_side: Literal["left", "right"] = "left" if is_decoder(model[0].config) else "right"
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path | None = None,
+        config: EncoderConfig | None = None,
+        *,
+        adapter: str | Path | None = None,
+        **overrides: Any,
+    ) -> Self:
+        """Load a model from a folder, the installed wheel, the local cache or the hub, in this order.
+
+        Parameters
+        ----------
+        name : str or path, optional
+            A folder or a name on the hub; that of `config` if not given.
+        config : EncoderConfig, optional
+            All settings.
+        adapter : path, optional
+            A folder written by `save_adapter`; it has to have been trained on this very base.
+        **overrides
+            Single settings that win over `config`, such as ``max_tokens=256``.
+
+        Raises
+        ------
+        DataError
+            If the model cannot be found or read, or has only pickled weights.
+        ConfigError
+            If a setting does not fit the model.
+        StaleArtifactError
+            If the adapter was trained on another base.
+        CorruptArtifactError
+            If a file is not what was written.
+
+        Notes
+        -----
+        Decoder models (Qwen3, Llama, Mistral ...) are read at their last token and padded on the left. Prompts come
+        from the settings, else from the model's own files, else from ``prompts/encoders.toml``, else there are none.
+        """
+        values = (config or EncoderConfig()).model_dump()
+        settings = EncoderConfig(**{**values, **({"name": str(name)} if name is not None else {}), **overrides})
+        folder = locate(settings.name, trust_remote_code=settings.trust_remote_code)
+        family = family_of(settings.name)
+        device = _device(settings.device)
+        precision = _precision(settings.precision, device)
+        model = _read(folder, settings, family, device, precision)
+        prompts = resolve_prompts(model, settings, family)
+        model.prompts = dict(prompts)
+        model.max_seq_length = min(settings.max_tokens, model.max_seq_length or settings.max_tokens)
+        settings = settings.replace(
+            query_prompt=prompts["query"],
+            document_prompt=prompts["document"],
+            precision=precision,
+            device=str(device),
+            max_tokens=model.max_seq_length,
+        )
+        encoder = cls(model, settings, base_weights=weights_digest(folder))
+        if adapter is not None:
+            encoder._attach(Path(adapter))
+        return encoder
+
+    def encode(
+        self, texts: Sequence[str], *, kind: Kind = "document", batch_tokens: int = 2048, progress: bool = False
+    ) -> Vectors:
+        """Return the unit vectors of texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            Any number; one without words gets the zero vector.
+        kind : {"document", "query"}
+            Which prompt stands before them.
+        batch_tokens : int
+            Padded tokens in one batch, >= 1; a longer text makes a batch of its own.
+        progress : bool
+            Show a bar on stderr.
+
+        Returns
+        -------
+        array of float32, shape (n_texts, dim)
+
+        Raises
+        ------
+        DataError
+            If the model yields a value that is not finite.
+
+        Notes
+        -----
+        Texts are tokenised once and put into batches of similar length, so little is spent on padding.
+        """
+        if isinstance(texts, str):
+            raise DataError("encode takes a list of texts, and one str was given; put it into a list")
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)  # (n_texts, dim)
+        rows = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
+        with Bar("encoding", len(rows)) if progress else nullcontext() as bar:
+            for start in range(0, len(rows), _BLOCK):
+                block = rows[start : start + _BLOCK]
+                tokens = self._tokens([texts[i] for i in block], kind)
+                for batch in batches(np.array([len(t) for t in tokens]), batch_tokens):
+                    with torch.inference_mode():
+                        output = self.forward([tokens[i] for i in batch])  # (n_batch, dim)
+                    vectors[block[batch]] = output.cpu().numpy()
+                    if bar is not None:
+                        bar.advance(len(batch))
+        if not np.isfinite(vectors).all():
+            raise DataError(
+                f"{self.config.name} gave values that are not finite for {int((~np.isfinite(vectors)).any(1).sum())} "
+                f"of {len(texts)} texts in {self.config.precision}; try [encoder] precision = 'fp32'"
+            )
+        return vectors
+
+    def forward(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the unit vectors of one batch of token lists, shape (n_texts, dim), float32, with gradients."""
+        width = max(map(len, tokens))
+        pad = self.model.tokenizer.pad_token_id or 0
+        ids = torch.full((len(tokens), width), pad, dtype=torch.long)  # (n_texts, width)
+        mask = torch.zeros_like(ids)
+        for row, text in enumerate(tokens):
+            place = slice(width - len(text), width) if self.padding_side == "left" else slice(0, len(text))
+            ids[row, place] = torch.tensor(text)
+            mask[row, place] = 1
+        features = {"input_ids": ids, "attention_mask": mask}
+        if self.padding_side == "left":  # positions count from the first real token, not from the padding
+            features["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        device = self.model.device
+        with self._autocast():
+            output = self.model({name: value.to(device) for name, value in features.items()})["sentence_embedding"]
+        return torch.nn.functional.normalize(output.float()[:, : self.dim], dim=1)  # (n_texts, dim)
+
+    def tokenize(self, texts: Sequence[str], *, kind: Kind = "document", max_tokens: int | None = None) -> list[Any]:
+        """Return each text's token numbers, prompt and special tokens included, cut at `max_tokens`."""
+        return self._tokens(texts, kind, min(max_tokens or self.max_tokens, self.max_tokens))
+
+    def token_counts(self, texts: Sequence[str], *, kind: Kind = "document") -> NDArray[np.int64]:
+        """Return the number of tokens of each text before it is cut, shape (n_texts,); the prompt counts."""
+        counts = np.zeros(len(texts), dtype=np.int64)  # (n_texts,)
+        for start in range(0, len(texts), _BLOCK):
+            block = self._tokens(texts[start : start + _BLOCK], kind, cut=False)
+            counts[start : start + _BLOCK] = [len(t) for t in block]
+        return counts
+
+    @property
+    def dim(self) -> int:
+        """The width of a vector."""
+        return int(self.model.get_embedding_dimension())
+
+    @property
+    def max_tokens(self) -> int:
+        """Texts are cut at this many tokens."""
+        return self.config.max_tokens
+
+    @property
+    def pooling(self) -> str:
+        """How token states become one vector: mean, cls, last, or what else the model says; empty if it has none."""
+        module = _pooling_module(self.model)
+        names = {value: key for key, value in _POOLING.items()}
+        return "" if module is None else names.get(str(module.pooling_mode), str(module.pooling_mode))
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that a vector depends on: weights, adapter, pooling, tokens, prompts, precision."""
+        config = self.config
+        prompts = [config.query_prompt, config.document_prompt]
+        weights = [self.base_weights, self.adapter]
+        return fingerprint("encoder-1", weights, self.pooling, config.max_tokens, prompts, config.precision)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a plain sentence-transformers folder and return its path; an adapter is merged into it."""
+        folder = Path(folder)
+        with quiet():
+            self.merge().model.save(str(folder), create_model_card=False)
+        return folder
+
+    def save_adapter(self, folder: str | Path) -> Path:
+        """Write the adapter alone (a few MB), to be loaded with ``Encoder.load(base, adapter=folder)``.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no adapter.
+        """
+        if self.adapter is None:
+            raise NotFittedError("this encoder has no adapter; make one with finetune(encoder, pairs)")
+        facts = {"base": self.config.name, "base_weights": self.base_weights, "adapter": self.adapter}
+        with write_artifact(folder, ADAPTER_KIND, fingerprint(self.base_weights, self.adapter), facts) as draft:
+            with quiet():
+                # Looking for resized vocabularies would ask the hub.
+                self.model[0].model.save_pretrained(str(draft.data), save_embedding_layers=False)
+            draft.file("README.md").unlink(missing_ok=True)
+            if self.training is not None:
+                self.training.write(draft.file("training.jsonl"))
+        return Path(folder)
+
+    def merge(self) -> Encoder:
+        """Return an encoder with the adapter added into the weights; the same vectors (within 1e-5 in fp32)."""
+        if self.adapter is None:
+            return self
+        model = copy.deepcopy(self.model)
+        with quiet():
+            model[0].model = model[0].model.merge_and_unload()
+        merged = Encoder(model, self.config, base_weights=fingerprint(self.base_weights, self.adapter))
+        merged.training = self.training
+        return merged
+
+    def with_adapter(self, wrap: Any) -> Encoder:
+        """Return a copy whose transformer is ``wrap(transformer)``; the frozen weights are shared, not copied."""
+        shared: dict[int, Any] = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
+        model = copy.deepcopy(self.model, shared)
+        model[0].model = wrap(model[0].model)
+        return Encoder(model, self.config, base_weights=self.base_weights, adapter="untrained")
+
+    def seal_adapter(self) -> None:
+        """Take the digest of the adapter as it is now; called once its weights are final."""
+        state = self.model[0].model.state_dict()
+        adapter = {name: value for name, value in state.items() if "lora_" in name}
+        self.adapter = fingerprint(*(x for n in sorted(adapter) for x in (n, adapter[n].float().cpu().numpy())))
+        self.model.requires_grad_(False)
+
+    def _attach(self, folder: Path) -> None:
+        import peft
+
+        artifact = read_artifact(folder, ADAPTER_KIND, stage="llm-tail finetune")
+        if artifact.facts["base_weights"] != self.base_weights:
+            raise StaleArtifactError(
+                f"the adapter at {folder} was trained on {artifact.facts['base']} (weights "
+                f"{artifact.facts['base_weights']}), and the encoder is {self.config.name} (weights "
+                f"{self.base_weights}); load that base, or run: llm-tail finetune"
+            )
+        with quiet():
+            self.model[0].model = peft.PeftModel.from_pretrained(self.model[0].model, str(artifact.data))
+        self.model.eval()
+        self.seal_adapter()
+
+    def _tokens(
+        self, texts: Sequence[str], kind: Kind, max_tokens: int | None = None, *, cut: bool = True
+    ) -> list[list[int]]:
+        prompt = {"query": self.config.query_prompt, "document": self.config.document_prompt}.get(kind)
+        if kind not in ("query", "document"):
+            raise ConfigError(f"kind is {kind!r}, expected 'document' or 'query'")
+        limits = {"truncation": True, "max_length": max_tokens or self.max_tokens} if cut else {"truncation": False}
+        if not len(texts):
+            return []
+        output = self.model.tokenizer(
+            [(prompt or "") + text for text in texts],
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # what is cut is counted and reported, not logged
+            **limits,
+        )
+        return list(output["input_ids"])
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        # Weights stay as they were stored; only the products are made in bf16. That costs a tenth of the speed of
+        # casting everything and keeps sums, normalisation and what is saved exact.
+        enabled = self.config.precision == "bf16"
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=enabled)
+
+    def __repr__(self) -> str:
+        adapter = ", with adapter" if self.adapter else ""
+        return (
+            f"Encoder({self.config.name}, {self.dim} wide, {self.pooling or 'own'} pooling, {self.max_tokens} tokens, "
+            f"{self.config.precision} on {self.model.device.type}{adapter})"
+        )
+
+
+def batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of each batch, longest texts first, so that ``n_texts * longest`` stays within `batch_tokens`.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in batches(np.array([2, 9, 2, 3]), 9)]
+    [[1], [3, 0, 2]]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, int(batch_tokens // max(int(lengths[order[start]]), 1)))
+        yield order[start : start + size]
+        start += size
+
+
+def _read(
+    folder: Path, settings: EncoderConfig, family: Family, device: torch.device, precision: str
+) -> SentenceTransformer:
+    """Load the model and give it the pooling and the end token that it was trained with."""
+    remote = settings.trust_remote_code
+    try:
+        with quiet():
+            stored = None
+            if (folder / "config.json").is_file():
+                stored = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote)
+            keep = precision == "bf16" and getattr(stored, "dtype", None) == torch.bfloat16
+            model = SentenceTransformer(
+                str(folder),
+                device=str(device),
+                local_files_only=True,
+                trust_remote_code=remote,
+                model_kwargs={"use_safetensors": True, "dtype": torch.bfloat16 if keep else torch.float32},
+            )
+    except LlmTailError:
+        raise
+    except Exception as error:  # the libraries below raise whatever fits the model at hand
+        raise DataError(
+            f"the encoder at {folder} cannot be loaded ({type(error).__name__}: {error}); expected a "
+            "sentence-transformers or transformers model for texts with its tokenizer and safetensors weights"
+        ) from error
+    tokenizer = getattr(model, "tokenizer", None)
+    if not callable(tokenizer) or not hasattr(model[0], "config"):
+        raise ConfigError(f"{settings.name} is no transformer with a tokenizer, but a {type(model[0]).__name__}")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    _set_pooling(model, settings, family, plain=not (folder / "modules.json").is_file())
+    if family.append_eos and is_decoder(model[0].config):
+        append_eos(tokenizer)
+    return model
+
+
+def _set_pooling(model: SentenceTransformer, settings: EncoderConfig, family: Family, *, plain: bool) -> None:
+    module = _pooling_module(model)
+    wanted: str | None = None if settings.pooling == "auto" else settings.pooling
+    if wanted is None and plain:  # a folder without modules.json does not say it
+        wanted = family.pooling or ("last" if is_decoder(model[0].config) else "mean")
+    if wanted is None:
+        return
+    if module is None:
+        if settings.pooling != "auto":
+            raise ConfigError(f"setting 'encoder.pooling' is {wanted!r}, and {settings.name} pools by itself")
+        return
+    index = list(model).index(module)
+    model[index] = Pooling(module.embedding_dimension, _POOLING[wanted])
+
+
+def _pooling_module(model: SentenceTransformer) -> Any:
+    return next((module for module in model if isinstance(module, Pooling)), None)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"setting 'encoder.device' is {name!r}, which is not to be had here: {reason}") from None
+    return device
+
+
+def _precision(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    if wanted == "auto":
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    return "bf16" if wanted == "bf16" else "fp32"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the processor multiplies bf16 itself; where it does not, bf16 can be a hundred times slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    probes = [probe for name in names if (probe := getattr(torch.cpu, name, None)) is not None]
+    return any(probe() for probe in probes)
