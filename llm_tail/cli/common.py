@@ -1,0 +1,130 @@
+"""What all verbs share: their options, how they end, where they write."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from llm_tail.config import RunConfig
+from llm_tail.errors import DataError, LlmTailError
+
+if TYPE_CHECKING:
+    from llm_tail.workspace import Workspace
+
+WIDTH = 100  # of what goes into a pipe or a file, where there is no terminal to ask
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The TOML file that describes the run.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a setting; may be given again and again."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+HowMany = Annotated[int, typer.Option("-k", min=1, help="How many.")]
+Item = Annotated[str, typer.Argument(metavar="ITEM_ID", help="The id of an item.")]
+History = Annotated[
+    str | None, typer.Option("--history", metavar="A,B", help="Items that a person took, known or not; no refit.")
+]
+
+
+class Verbs(TyperGroup):
+    """A group of verbs that turns what may go wrong into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our output has gone, as `head` does; nothing is wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (LlmTailError, OSError) as error:
+            fail(str(error))
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            say("\ninterrupted; what was finished is kept, and the same command goes on from there")
+            raise typer.Exit(130) from None
+
+
+def open_workspace(config: Path, overrides: Sequence[str] | None) -> Workspace:
+    """Open the run of a config file."""
+    from llm_tail.workspace import Workspace
+
+    return Workspace.open(config, overrides or ())
+
+
+def out() -> Console:
+    """Return the console for results."""
+    return _console(stderr=False)
+
+
+def err() -> Console:
+    """Return the console for everything else."""
+    return _console(stderr=True)
+
+
+def say(line: str) -> None:
+    """Write a plain line to stderr."""
+    err().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def fail(line: str) -> None:
+    """Write what went wrong to stderr."""
+    err().print(f"[bold red]error:[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Write `value` to stdout as JSON."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1, default=_plain) + "\n")
+
+
+def read_ids(path: Path) -> list[str]:
+    """Return the ids of a text file, one a line, each once, in order; empty lines are passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 ({error}); expected one id a line") from None
+    ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not ids:
+        raise DataError(f"{path} holds no ids; expected one a line")
+    return ids
+
+
+def split_ids(text: str) -> list[str]:
+    """Return the ids of a comma-separated list."""
+    ids = [part.strip() for part in text.split(",") if part.strip()]
+    if not ids:
+        raise typer.BadParameter("expected item ids with commas between them, such as --history a,b")
+    return ids
+
+
+def settings_help(*tables: str) -> str:
+    """Return the settings of some tables, each with its sentence, for the end of a ``--help``."""
+    lines = []
+    for table in tables:
+        settings: Any = RunConfig.model_fields[table].annotation
+        lines.append(f"[bold]{escape(f'[{table}]')}[/]")
+        lines += [
+            f"{name} = {escape(json.dumps(f.default, ensure_ascii=False))}  [dim]{escape(f.description or '')}[/]"
+            for name, f in settings.model_fields.items()
+        ]
+    return "\n\n".join(lines)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDTH
+    return console
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy scalars and arrays as what JSON knows."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,214 @@
+"""Explorer: ask a finished run again and again, in words, ids and short commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llm_tail.errors import DataError, LlmTailError
+from llm_tail.show import explanation, items_table, path_text, related_table, segment_text
+
+if TYPE_CHECKING:
+    from llm_tail.workspace import Workspace
+
+PROMPT = "llm-tail> "
+HELP = {
+    "some words": "the items whose texts lie nearest to them",
+    "an item id": "what the item is, and the items nearest to it",
+    "3": "the same for number 3 of the last list",
+    ":related [ITEM]": "what is tied to the item, and by what",
+    ":path A B": "the strongest chain of ties from one item to another",
+    ":why [ITEM]": "who would get the item, and why",
+    ":segment head|tail|cold": "show only such items in lists; :segment alone shows all again",
+    ":history A,B": "pretend to have taken these items",
+    ":recommend": "what would be recommended for that history",
+    ":help": "these lines",
+    ":quit": "leave; so do Ctrl-D and Ctrl-C",
+}
+
+
+class Quit(Exception):
+    """The person wants to leave."""
+
+
+class Explorer:
+    """A conversation with one run; an ITEM is an id, a number of the last list, or the last item if left out.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Needs its index; the graph and the fitted recommender only for the commands that ask them.
+    console : rich.console.Console
+        Where answers are shown.
+    k : int
+        Length of a list.
+    """
+
+    def __init__(self, workspace: Workspace, console: Console, k: int = 10) -> None:
+        self.workspace, self.console, self.k = workspace, console, k
+        self.shown: list[str] = []
+        self.item: str | None = None
+        self.history: list[str] = []
+        self.segment: str | None = None
+        self._commands: dict[str, Callable[[str], RenderableType]] = {
+            "related": self._related,
+            "path": self._path,
+            "why": self._why,
+            "segment": self._segment,
+            "history": self._take,
+            "recommend": self._recommend,
+            "help": self._help,
+            "quit": self._quit,
+        }
+
+    def loop(self) -> None:
+        """Read lines until the person leaves; a wrong line is answered, never fatal."""
+        import contextlib
+
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (gives `input` its history and its arrow keys)
+        catalog = self.workspace.catalog
+        _ = self.workspace.index, self.workspace.segments  # what is missing is said before the first question
+        self.console.print(Text(f"{len(catalog):,} items. Type some words, an item id, or :help."))
+        while True:
+            try:
+                line = input(PROMPT)
+                self.console.print(self.answer(line))
+            except (EOFError, KeyboardInterrupt, Quit):
+                self.console.print("\nbye", style="dim")
+                return
+
+    def answer(self, line: str) -> RenderableType:
+        """Return the answer to one line; what goes wrong is an answer too.
+
+        Raises
+        ------
+        Quit
+            On ``:quit``.
+        """
+        line = line.strip()
+        try:
+            if not line:
+                return Text("type some words, an item id, or :help", style="dim")
+            if line.startswith(":"):
+                word, _, rest = line[1:].partition(" ")
+                return self._command(word)(rest.strip())
+            if line in self.workspace.catalog or line.isdecimal():
+                return self._show(self._item(line))
+            return self._near(line)
+        except LlmTailError as error:
+            return Text(str(error), style="red")
+
+    def _command(self, word: str) -> Callable[[str], RenderableType]:
+        found = [name for name in self._commands if word and name.startswith(word.lower())]
+        if not found:
+            raise DataError(
+                f"there is no command :{word}; there are: {' '.join(f':{name}' for name in self._commands)}"
+            )
+        return self._commands[found[0]]
+
+    def _item(self, text: str) -> str:
+        """Return the item that is meant: an id, else a number of the last list, else the last item."""
+        if not text:
+            if self.item is None:
+                raise DataError("no item has been looked at yet; name one by id or by number")
+            return self.item
+        if text not in self.workspace.catalog and text.isdecimal() and self.shown:
+            if not 1 <= int(text) <= len(self.shown):
+                raise DataError(f"the last list has {len(self.shown)} items; there is no number {text}")
+            text = self.shown[int(text) - 1]
+        self.workspace.catalog.ids.row(text)  # an unknown id is told with the closest ones
+        self.item = text
+        return text
+
+    def _listed(self, items: list[tuple[str, float]], value: str, title: str) -> RenderableType:
+        """Return a list of the chosen segment, and keep it so that its numbers can be used."""
+        segments = self.workspace.segments
+        if self.segment and segments is not None:
+            row = self.workspace.catalog.ids.row
+            items = [pair for pair in items if segments.name_of(row(pair[0])) == self.segment]
+            title += f" ({self.segment} only)"
+        items = items[: self.k]
+        self.shown = [item_id for item_id, _ in items]
+        return items_table(self.workspace, items, value, title=title) if items else Text(f"{title}: nothing")
+
+    @property
+    def _n_asked(self) -> int:
+        """How many to ask for, so that enough are left of a segment."""
+        return self.k if self.segment is None else len(self.workspace.catalog)
+
+    def _near(self, text: str) -> RenderableType:
+        return self._listed(list(self.workspace.similar(text, self._n_asked)), "similarity", f"Near {text!r}")
+
+    def _show(self, item_id: str) -> RenderableType:
+        item = self.workspace.catalog[item_id]
+        card = Text(item.title or item_id, style="bold")
+        segments = self.workspace.segments
+        if segments is not None:
+            card.append("  ").append_text(segment_text(segments.name_of(self.workspace.catalog.ids.row(item_id))))
+        facts = Table.grid(padding=(0, 2))
+        for name, value in item.fields.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            facts.add_row(Text(name, style="dim"), Text(shown[:200]))
+        words = Text(item.description[:300] + ("..." if len(item.description) > 300 else ""), style="italic")
+        near = list(self.workspace.similar(item_id, self._n_asked))
+        return Group(card, facts, words, self._listed(near, "similarity", "Nearest"))
+
+    def _related(self, rest: str) -> RenderableType:
+        found = self.workspace.graph.related(self._item(rest), hops=2, k=self.k)
+        self.shown = [tie.item_id for tie in found]
+        return related_table(self.workspace, found) if found else Text("nothing is tied to it")
+
+    def _path(self, rest: str) -> RenderableType:
+        ends = rest.replace(",", " ").split()
+        if len(ends) != 2:
+            raise DataError("give two items by id or number: :path A B")
+        return path_text(self.workspace, self.workspace.graph.path(self._item(ends[0]), self._item(ends[1])))
+
+    def _why(self, rest: str) -> RenderableType:
+        item_id, hybrid = self._item(rest), self.workspace.hybrid
+        if self.history:
+            return Group(
+                Text("for the history at hand", style="dim"),
+                explanation(self.workspace, hybrid.explain(item_id, history=self.history)),
+            )
+        people = hybrid.audience(item_id, k=3)
+        if not people:
+            return Text("there is nobody who does not have it already")
+        parts: list[RenderableType] = []
+        for user, _ in people:
+            parts.append(Text(f"for {user}", style="dim"))
+            parts.append(explanation(self.workspace, hybrid.explain(item_id, user=user, n=3)))
+        return Group(*parts)
+
+    def _segment(self, rest: str) -> RenderableType:
+        if rest not in ("", "head", "tail", "cold"):
+            raise DataError(f"{rest!r} is no segment; there are head, tail and cold")
+        self.segment = rest or None
+        return Text(f"lists show {f'{rest} items only' if rest else 'all items'}")
+
+    def _take(self, rest: str) -> RenderableType:
+        self.history = [self._item(part) for part in rest.replace(",", " ").split()]
+        if not self.history:
+            return Text("the history is empty; give items: :history A,B")
+        titles = ", ".join(map(self.workspace.catalog.title, self.history))
+        return Text(f"taken: {titles}\nnow try :recommend")
+
+    def _recommend(self, rest: str) -> RenderableType:
+        if not self.history:
+            raise DataError("there is no history yet; give one first: :history A,B")
+        found = self.workspace.hybrid.recommend(history=self.history, k=self._n_asked)
+        return self._listed(found[0], "score", "For this history")
+
+    def _help(self, rest: str) -> RenderableType:
+        table = Table.grid(padding=(0, 3))
+        for what, answer in HELP.items():
+            table.add_row(Text(what, style="bold"), Text(answer))
+        return table
+
+    def _quit(self, rest: str) -> RenderableType:
+        raise Quit

@@ -1,0 +1,116 @@
+"""The stages of a run: each makes its result, writes it whole, and says in a line what came out.
+
+Which comes when, and which is finished, is for `Workspace` to know.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_tail.artifacts import write_artifact
+from llm_tail.errors import DataError, LlmTailError, MissingExtraError
+
+if TYPE_CHECKING:
+    from llm_tail.recommenders.base import Recommender
+    from llm_tail.workspace import Workspace
+
+HYBRID = "hybrid"
+
+
+def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
+    """Look for what is wrong with the data."""
+    from llm_tail.data.audit import audit
+
+    try:
+        texts = workspace.item_text.texts(workspace.catalog)
+        counts = workspace.base_encoder.token_counts(texts)
+    except LlmTailError:  # without the encoder the audit guesses; the stage that needs it will say what is missing
+        counts = None
+    max_tokens = workspace.config.encoder.max_tokens
+    found = audit(workspace.catalog, workspace.raw_interactions, max_tokens=max_tokens, token_counts=counts)
+    with write_artifact(folder, "audit", made_from, {"audit": found.to_dict()}):
+        pass
+    n = Counter(finding.severity for finding in found.findings)
+    return f"{n['error']} errors, {n['warning']} warnings, {n['note']} notes"
+
+
+def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:
+    """Turn item texts into vectors; the store keeps those of texts that have not changed."""
+    from llm_tail.embedding.store import EmbeddingStore
+
+    store = EmbeddingStore.open(folder)
+    return repr(store.embed(workspace.catalog, workspace.encoder, workspace.item_text, workspace.config.embedding))
+
+
+def make_index(workspace: Workspace, folder: Path, made_from: str) -> str:
+    """Build the neighbour index."""
+    from llm_tail.neighbors.index import NeighborIndex
+
+    config = workspace.config
+    index = NeighborIndex.build(workspace.embeddings, config.index, seed=config.seed, progress=True)
+    index.save(folder, fingerprint=made_from)
+    return repr(index)
+
+
+def make_graph(workspace: Workspace, folder: Path, made_from: str) -> str:
+    """Tie the items; who took what together is looked up in training only."""
+    from llm_tail.neighbors.graph import ItemGraph
+
+    config = workspace.config.graph
+    graph = ItemGraph.build(
+        workspace.catalog,
+        index=workspace.index,
+        relations=config.relations,
+        interactions=workspace.split.train if workspace.config.data.interactions else None,
+        config=config,
+    )
+    graph.save(folder, fingerprint=made_from)
+    return repr(graph)
+
+
+def make_hybrid(workspace: Workspace, folder: Path, made_from: str) -> str:
+    """Fit the recommender; without validation events it is tuned on a cut of training."""
+    from llm_tail.recommenders.hybrid import HybridRecommender
+
+    split, config = workspace.split, workspace.config
+    hybrid = HybridRecommender(config.hybrid, seed=config.seed)
+    validation = split.validation if len(split.validation) else None
+    hybrid.fit(split.train, workspace.embeddings, workspace.graph, validation=validation)
+    hybrid.save(folder)
+    return repr(hybrid)
+
+
+def make_report(workspace: Workspace, folder: Path, made_from: str) -> str:
+    """Judge the recommender and the baselines on the test part."""
+    from llm_tail.evaluation.evaluate import evaluate
+
+    config, split = workspace.config.evaluation, workspace.split
+    if not len(split.test):
+        with write_artifact(folder, "report", made_from, {"judged": False}):
+            return "nothing to judge on: no event was held out for the test"
+    models: dict[str, Recommender] = {HYBRID: workspace.model(HYBRID)}
+    left_out = []
+    for name in config.models:
+        try:
+            models[name] = workspace.model(name)
+        except (MissingExtraError, DataError) as error:  # one rival less is no reason to lose the whole table
+            left_out.append(f"{name} left out: {error}")
+    report = evaluate(models, split, config.k, n_bootstrap=config.n_bootstrap, seed=workspace.config.seed)
+    for name, spent in report.seconds.items():
+        spent["fit"] = workspace.record.seconds(*(("stages", "fit") if name == HYBRID else ("models", name)))
+    with write_artifact(folder, "report", made_from, {"judged": True}) as draft:
+        report.save(draft.file("report.json"))
+    return "; ".join([repr(report), *left_out])
+
+
+MAKERS: dict[str, Callable[[Any, Path, str], str]] = {
+    "audit": make_audit,
+    "embed": make_embeddings,
+    "index": make_index,
+    "graph": make_graph,
+    "fit": make_hybrid,
+    "evaluate": make_report,
+}

@@ -1,0 +1,407 @@
+"""Workspace: the folder of one run, and the only room that knows the order of the stages.
+
+::
+
+    data files ── audit
+        │
+        ├─ (finetune) ── embed ── index ── graph ── fit ── evaluate
+        └─ split ──────────────────────────┘
+
+A stage is finished when the record (``run.json``) holds the fingerprint of its inputs: the bytes of the data files, the
+settings that matter to it, and the fingerprints of the stages before it. Change a setting, and just the stages behind
+it run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llm_tail.artifacts import fingerprint, read_artifact, read_manifest
+from llm_tail.config import RunConfig
+from llm_tail.errors import ConfigError, DataError, StaleArtifactError, closest
+from llm_tail.run_data import HELD, Events, make_split, read_catalog, read_raw, select_events
+from llm_tail.run_record import RunRecord, StageResult
+from llm_tail.run_stages import HYBRID, MAKERS
+
+if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` by id needs no torch
+    from llm_tail.data.audit import Audit
+    from llm_tail.data.catalog import Catalog
+    from llm_tail.data.interactions import Interactions
+    from llm_tail.data.splits import Segments, Split
+    from llm_tail.embedding.encoder import Encoder
+    from llm_tail.embedding.store import Embeddings
+    from llm_tail.embedding.text import ItemText
+    from llm_tail.evaluation.report import Report
+    from llm_tail.neighbors.graph import ItemGraph
+    from llm_tail.neighbors.index import NeighborIndex, Neighbors
+    from llm_tail.recommenders.base import Recommender
+    from llm_tail.recommenders.hybrid import HybridRecommender
+
+__all__ = ["STAGES", "StageResult", "Workspace"]
+
+STAGES = ("audit", "finetune", "embed", "index", "graph", "fit", "evaluate")
+FOLDERS = {
+    "audit": "audit",
+    "finetune": "encoder",
+    "embed": "embeddings",
+    "index": "index",
+    "graph": "graph",
+    "fit": "models/hybrid",
+    "evaluate": "report",
+}
+Watcher = Callable[[str, StageResult | None], None]
+
+
+class Workspace:
+    """One run: its settings, its folder, and everything in it, loaded when it is first asked for.
+
+    Parameters
+    ----------
+    config : RunConfig
+        All settings; relative paths are taken from the current directory.
+    source : str
+        The config file, as it is to be named in the commands that messages give.
+
+    Attributes
+    ----------
+    folder : Path
+        Where all results lie.
+    record : RunRecord
+        What is finished, and what it cost.
+
+    Examples
+    --------
+    >>> workspace = Workspace(RunConfig(folder="runs/none-yet"))
+    >>> workspace.index
+    Traceback (most recent call last):
+    ...
+    llm_tail.errors.ConfigError: [data] catalog is not set; name the file that holds the items
+    """
+
+    def __init__(self, config: RunConfig, source: str = "CONFIG") -> None:
+        self.config, self.source = config, source
+        self.folder = Path(config.folder)
+        self.record = RunRecord(self.folder)
+        self._models: dict[str, Recommender] = {}
+
+    @classmethod
+    def open(cls, config: str | Path | RunConfig, overrides: Sequence[str] = ()) -> Workspace:
+        """Open the run that a TOML file or a `RunConfig` describes; nothing is read or made yet.
+
+        Parameters
+        ----------
+        config : path or RunConfig
+            The settings.
+        overrides : sequence of str
+            ``table.key=value`` settings that win over the file.
+
+        Raises
+        ------
+        ConfigError
+            If the file is missing or a setting is wrong.
+        """
+        if isinstance(config, RunConfig):
+            return cls(config.overridden(overrides))
+        return cls(RunConfig.load(config, overrides), str(config))
+
+    # ---- running
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this run in order: `finetune` only where ``[lora]`` is enabled, few without interactions."""
+        off = {"finetune"} if not self.config.lora.enabled else set()
+        if not self.config.data.interactions:
+            off |= {"audit", "finetune", "fit", "evaluate"}
+        return tuple(name for name in STAGES if name not in off)
+
+    def run(self, until: str | None = None, on_stage: Watcher | None = None) -> list[StageResult]:
+        """Run all stages up to `until`, the finished ones skipped.
+
+        Parameters
+        ----------
+        until : str, optional
+            The last stage to run; all if left out.
+        on_stage : callable, optional
+            Called with a stage's name and None when it begins, and with its `StageResult` when it has ended.
+
+        Returns
+        -------
+        list of StageResult
+
+        Raises
+        ------
+        ConfigError
+            If there is no such stage, or it is switched off.
+        DataError
+            If the audit found something that makes all that follows useless.
+        """
+        last = self._known(until) if until else self.stages[-1]
+        results = []
+        for name in self.stages[: self.stages.index(last) + 1]:
+            if on_stage:
+                on_stage(name, None)
+            results.append(self.run_stage(name))
+            if on_stage:
+                on_stage(name, results[-1])
+            if name == "audit" and not self.audit.ok:
+                worst = next(finding for finding in self.audit.findings if finding.severity == "error")
+                raise DataError(f"the data cannot be used: {worst.message}; all findings: llm-tail audit {self.source}")
+        return results
+
+    def run_stage(self, name: str) -> StageResult:
+        """Run one stage, or skip it where it is finished.
+
+        Raises
+        ------
+        StaleArtifactError
+            If a stage that it needs has not been run; the message names the command.
+        """
+        name = self._known(name)
+        if self.is_finished(name):
+            return self.record.skipped(name)
+        made_from = self.fingerprint(name)
+        started = self.record.begin("stages", name)
+        note = MAKERS[name](self, self._path(name), made_from)
+        self._forget(name)
+        return self.record.end("stages", name, made_from, started, note)
+
+    def is_finished(self, name: str) -> bool:
+        """Say whether a stage's result is there and was made from the inputs and settings at hand."""
+        made_from = self.fingerprint(name)
+        return self.record.matches("stages", name, made_from) and read_manifest(self._path(name)) is not None
+
+    def fingerprint(self, stage: str) -> str:
+        """Return the digest of everything that a stage is made from."""
+        config = self.config
+        if stage == "audit":
+            return fingerprint(stage, self._catalog_key, self._events_key, self._encoder_key)
+        if stage == "finetune":
+            return fingerprint(stage, self._encoder_key, self._split_key, config.lora.model_dump(), config.seed)
+        if stage == "embed":
+            words = self.fingerprint("finetune") if config.lora.enabled else self._encoder_key
+            return fingerprint(stage, self._catalog_key, words)
+        if stage == "index":
+            return fingerprint(stage, self.fingerprint("embed"), config.index.model_dump(), config.seed)
+        if stage == "graph":
+            return fingerprint(stage, self.fingerprint("index"), self._split_key, config.graph.model_dump())
+        if stage == "fit":
+            return fingerprint(stage, self.fingerprint("graph"), config.hybrid.model_dump(), config.seed)
+        return fingerprint(stage, self.fingerprint("fit"), config.evaluation.model_dump())
+
+    @property
+    def _catalog_key(self) -> str:
+        data = self.config.data
+        if not data.catalog:
+            raise ConfigError("[data] catalog is not set; name the file that holds the items")
+        return fingerprint(self.record.digest(data.catalog), data.format, data.item_columns, data.max_bad_share)
+
+    @property
+    def _events_key(self) -> str:
+        files = {key: self.record.digest(getattr(self.config.data, key)) for key in ("interactions", *HELD)}
+        return fingerprint(files, self.config.data.model_dump(exclude={"catalog", "item_columns", *files}))
+
+    @property
+    def _split_key(self) -> str:
+        return fingerprint(self._catalog_key, self._events_key, self.config.split.model_dump(), self.config.seed)
+
+    @property
+    def _encoder_key(self) -> str:
+        encoder = self.config.encoder
+        name = self.record.digest(encoder.name) if Path(encoder.name).is_dir() else encoder.name
+        # Where it runs and how large its batches are moves no vector by more than rounding does.
+        settings = encoder.model_dump(exclude={"name", "device", "trust_remote_code"})
+        return fingerprint(name, settings, self.config.text.model_dump())
+
+    # ---- what the run holds
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The items."""
+        return read_catalog(self.config.data)
+
+    @cached_property
+    def audit(self) -> Audit:
+        """What is wrong with the data."""
+        from llm_tail.data.audit import Audit
+
+        return Audit.from_dict(read_artifact(self._made("audit"), "audit").facts["audit"])
+
+    @cached_property
+    def raw_interactions(self) -> Interactions:
+        """The events as the file has them."""
+        return read_raw(self.config.data)
+
+    @cached_property
+    def _events(self) -> Events:
+        events = select_events(self.config.data, self.raw_interactions, self.catalog)
+        del self.__dict__["raw_interactions"]  # only the audit looks at it, and that comes first
+        return events
+
+    @property
+    def interactions(self) -> Interactions:
+        """The events on items of the catalogue that count: positive, of people with enough of them."""
+        return self._events.main
+
+    @cached_property
+    def split(self) -> Split:
+        """Training, validation and test."""
+        return make_split(self.config, self._events, self.catalog)
+
+    @cached_property
+    def item_text(self) -> ItemText:
+        """How an item becomes one text."""
+        from llm_tail.embedding.text import ItemText
+
+        return ItemText(self.config.text)
+
+    @cached_property
+    def base_encoder(self) -> Encoder:
+        """The model as it was before any fine-tuning."""
+        from llm_tail.embedding.encoder import Encoder
+
+        return Encoder.load(config=self.config.encoder)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model that turns texts into vectors, fine-tuned where the run says so and where it was better."""
+        from llm_tail.embedding.encoder import Encoder
+
+        if not self.config.lora.enabled:
+            return self.base_encoder
+        tuned = read_artifact(self._made("finetune"), "encoder")
+        adapter = tuned.file("adapter") if tuned.facts["kept"] else None
+        return Encoder.load(config=self.config.encoder, adapter=adapter)
+
+    @cached_property
+    def embeddings(self) -> Embeddings:
+        """One vector for each item."""
+        from llm_tail.embedding.store import EmbeddingStore
+
+        return EmbeddingStore.open(self._made("embed")).load().on(self.catalog)
+
+    @cached_property
+    def index(self) -> NeighborIndex:
+        """Who is near whom."""
+        from llm_tail.neighbors.index import NeighborIndex
+
+        return NeighborIndex.load(self._made("index"), self.fingerprint("index"))
+
+    @cached_property
+    def graph(self) -> ItemGraph:
+        """The items and their ties."""
+        from llm_tail.neighbors.graph import ItemGraph
+
+        return ItemGraph.load(self._made("graph"), self.fingerprint("graph"))
+
+    @cached_property
+    def hybrid(self) -> HybridRecommender:
+        """The fitted recommender."""
+        from llm_tail.recommenders.hybrid import HybridRecommender
+
+        return HybridRecommender.load(self._made("fit"))
+
+    @property
+    def report(self) -> Report:
+        """How good the recommender is, beside the baselines; `DataError` where no event was held out to judge on."""
+        from llm_tail.evaluation.report import Report
+
+        found = read_artifact(self._made("evaluate"), "report")
+        if not found.facts["judged"]:
+            raise DataError("there is nothing to judge on: name [data] test, or a [split] method that holds events out")
+        return Report.load(found.file("report.json"))
+
+    def model(self, name: str = HYBRID) -> Recommender:
+        """Return a fitted model: the hybrid or a baseline, which is fitted on its first use and kept.
+
+        Raises
+        ------
+        ConfigError
+            If there is no model of that name.
+        """
+        from llm_tail.recommenders.baselines import BASELINES, make_baseline
+
+        if name == HYBRID:
+            return self.hybrid
+        if name not in BASELINES:
+            raise ConfigError(_unknown("model", name, (HYBRID, *BASELINES)))
+        if name not in self._models:
+            made_from = fingerprint(name, self.fingerprint("embed"), self._split_key)
+            folder = self.folder / "models" / name
+            if self.record.matches("models", name, made_from) and read_manifest(folder) is not None:
+                # every entry of BASELINES is the class itself
+                self._models[name] = BASELINES[name].load(folder)  # type: ignore[attr-defined]
+            else:
+                model = make_baseline(name, catalog=self.catalog, text=self.item_text.of, seed=self.config.seed)
+                started = self.record.begin("models", name)
+                model.fit(self.split.train, self.embeddings, validation=_or_none(self.split.validation))
+                model.save(folder)
+                self.record.end("models", name, made_from, started)
+                self._models[name] = model
+        return self._models[name]
+
+    def similar(self, item_or_text: str, k: int = 10) -> Neighbors:
+        """Return the items nearest to an item or, where no item has that id, to a text.
+
+        Only a text needs the encoder, and so torch.
+        """
+        if item_or_text in self.index.ids:
+            return self.index.similar(item_or_text, k)
+        if not item_or_text.strip():
+            raise DataError("an empty text is near nothing; give an item id or some words")
+        return self.index.similar(self.encoder.encode([item_or_text], kind="query")[0], k)
+
+    @cached_property
+    def segments(self) -> Segments | None:
+        """Head, tail and cold by training; None where the run has no interactions."""
+        return self.split.segments if self.config.data.interactions else None
+
+    # ---- small helpers
+
+    def _path(self, stage: str) -> Path:
+        return self.folder / FOLDERS[stage]
+
+    def _made(self, stage: str) -> Path:
+        """Return the folder of a stage's result after checking that it is there and not out of date."""
+        if not self.is_finished(stage):
+            there = stage in self.record and read_manifest(self._path(stage)) is not None
+            state = "was made from other data or settings" if there else "is not there yet"
+            raise StaleArtifactError(f"the result of {stage!r} {state}; run: llm-tail {stage} {self.source}")
+        return self._path(stage)
+
+    def _known(self, stage: str) -> str:
+        if stage not in STAGES:
+            raise ConfigError(_unknown("stage", stage, self.stages))
+        if stage not in self.stages and not self.config.data.interactions:
+            raise ConfigError(f"{stage} needs interactions and [data] interactions is not set; name the file")
+        if stage not in self.stages:
+            raise ConfigError("fine-tuning is switched off; give --set lora.enabled=true or set it under [lora]")
+        return stage
+
+    def _forget(self, stage: str) -> None:
+        """Drop what was loaded of this stage's old result and of those behind it."""
+        held = {
+            "embed": "embeddings",
+            "audit": "audit",
+            "finetune": "encoder",
+            "index": "index",
+            "graph": "graph",
+            "fit": "hybrid",
+        }
+        self.__dict__.pop(held.get(stage, ""), None)
+
+    def __repr__(self) -> str:
+        finished = [name for name in self.stages if name in self.record]
+        return f"Workspace({self.folder}, finished: {', '.join(finished) or 'nothing'})"
+
+
+def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
+    near = closest(name, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    return f"there is no {kind} {name!r}; {hint}"
+
+
+def _or_none(events: Interactions) -> Interactions | None:
+    return events if len(events) else None
