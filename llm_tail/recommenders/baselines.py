@@ -17,8 +17,9 @@ from llm_tail.recommenders.closed_form import ease_weights, l3ae_weights, text_w
 from llm_tail.recommenders.content import ContentSimilarity, TfidfSimilarity, centre
 
 if TYPE_CHECKING:
-    from llm_tail.data.catalog import Catalog
+    from llm_tail.data.catalog import Catalog, Item
     from llm_tail.embedding.store import Embeddings
+    from llm_tail.embedding.text import ItemText
     from llm_tail.neighbors.graph import ItemGraph
 
 __all__ = [
@@ -280,7 +281,11 @@ BASELINES: dict[str, Callable[..., Recommender]] = {
 
 
 def make_baseline(
-    name: str, *, catalog: Catalog | None = None, text: Callable[[Any], str] | None = None, seed: int = 0
+    name: str,
+    *,
+    catalog: Catalog | None = None,
+    text: ItemText | Callable[[Item], str] | None = None,
+    seed: int = 0,
 ) -> Recommender:
     """Return an unfitted baseline with its default settings.
 
@@ -290,8 +295,8 @@ def make_baseline(
         One of `BASELINES`.
     catalog : Catalog, optional
         Where ``tfidf`` finds its words.
-    text : callable, optional
-        One item to one text, for ``tfidf``.
+    text : ItemText or callable, optional
+        How an item becomes one text, for ``tfidf``.
     seed : int
         For ``als``.
 

@@ -10,11 +10,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from llm_tail.data.interactions import Interactions
+from llm_tail.embedding.text import ItemText
 from llm_tail.errors import ConfigError, DataError
 from llm_tail.recommenders.base import BLOCK_BYTES, Recommender
 
 if TYPE_CHECKING:
-    from llm_tail.data.catalog import Catalog
+    from llm_tail.data.catalog import Catalog, Item
     from llm_tail.embedding.store import Embeddings
     from llm_tail.neighbors.graph import ItemGraph
 
@@ -154,8 +155,8 @@ class TfidfSimilarity(Recommender):
     ----------
     catalog : Catalog, optional
         Where the words are; needed for `fit`, not for `load`. It has to hold every item of the training data.
-    text : callable, optional
-        One item to one text, such as an `ItemText`; title and description if not given.
+    text : ItemText or callable, optional
+        How an item becomes one text; title and description if not given.
     power : float
         Sharpness, above 0.
 
@@ -181,7 +182,7 @@ class TfidfSimilarity(Recommender):
     matrix: sp.csr_matrix
 
     def __init__(
-        self, catalog: Catalog | None = None, text: Callable[[Any], str] | None = None, power: float = 1.0
+        self, catalog: Catalog | None = None, text: ItemText | Callable[[Item], str] | None = None, power: float = 1.0
     ) -> None:
         self.catalog, self.text = catalog, text
         self.power = _positive("power", power)
@@ -193,8 +194,10 @@ class TfidfSimilarity(Recommender):
         if (rows < 0).any():
             missing = ", ".join(self.items.values[rows < 0][:3])
             raise DataError(f"{int((rows < 0).sum())} items are not in the catalogue, such as {missing}")
-        text = self.text or (lambda item: ". ".join(part for part in (item.title, item.description) if part.strip()))
-        return [text(item) for item in self.catalog.take(rows)]
+        catalog = self.catalog.take(rows)
+        if self.text is None or isinstance(self.text, ItemText):
+            return (self.text or ItemText()).texts(catalog)
+        return [self.text(item) for item in catalog]
 
     def _fit(
         self,

@@ -3,8 +3,10 @@ import sys
 import numpy as np
 import pytest
 
+from llm_tail.config import TextConfig
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.interactions import Interactions
+from llm_tail.embedding.text import ItemText
 from llm_tail.errors import ConfigError, DataError, MissingExtraError
 from llm_tail.recommenders.baselines import (
     BASELINES,
@@ -106,8 +108,10 @@ def test_tfidf_kernel_is_the_same_dense_and_sparse(board, power):
 
 
 def test_tfidf_takes_its_own_text(board):
-    model = TfidfSimilarity(board.catalog, text=lambda item: item.item_id.replace("-", " word ")).fit(board.train)
-    assert model.recommend(["sea-reader-1"], k=1)[0][0][0].startswith("sea")
+    by_id = TfidfSimilarity(board.catalog, text=lambda item: item.item_id.replace("-", " word ")).fit(board.train)
+    by_field = TfidfSimilarity(board.catalog, text=ItemText(TextConfig(fields=["title"]))).fit(board.train)
+    for model in (by_id, by_field):
+        assert model.recommend(["sea-reader-1"], k=1)[0][0][0].startswith("sea")
 
 
 def test_tfidf_says_where_its_words_are_missing(board):
