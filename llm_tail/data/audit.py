@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,6 +118,15 @@ class Audit:
         figures["curve"] = [list(point) for point in self.figures.curve]
         findings = [{**asdict(finding), "examples": list(finding.examples)} for finding in self.findings]
         return {"ok": self.ok, "findings": findings, "figures": figures}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Audit:
+        """Return the audit that `to_dict` made these values of."""
+        findings = tuple(
+            Finding(**{**finding, "examples": tuple(finding["examples"])}) for finding in values["findings"]
+        )
+        curve = tuple((float(share), float(events)) for share, events in values["figures"]["curve"])
+        return cls(findings, Figures(**{**values["figures"], "curve": curve}))
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings)) or "nothing was found that is wrong with this data"

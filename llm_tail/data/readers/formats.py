@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llm_tail.data.readers.sources import CsvSource, DatasetSource, JsonlSource, ParquetSource, Source, open_bytes
+from llm_tail.data.readers.sources import (
+    CsvSource,
+    DatasetSource,
+    JsonlSource,
+    ParquetSource,
+    Source,
+    open_bytes,
+    reading,
+)
 from llm_tail.errors import DataError, MissingExtraError, closest
 
 Role = Literal["items", "interactions"]
@@ -233,13 +241,13 @@ def _separator(path: Path) -> str:
     """Return the separator that stands most often in the first line; comma where none does."""
     if path.name.removesuffix(".gz").endswith(".tsv"):
         return "\t"
-    with open_bytes(path) as stream:
+    with reading(str(path)), open_bytes(path) as stream:
         line = stream.readline(1 << 16).decode("utf8", "replace")
     return max(",\t;|", key=lambda c: (line.count(c), c == ","))
 
 
 def _is_utf8(path: Path) -> bool:
-    with open_bytes(path) as stream:
+    with reading(str(path)), open_bytes(path) as stream:
         while data := stream.read(1 << 20):
             data += stream.readline()
             try:

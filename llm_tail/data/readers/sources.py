@@ -10,12 +10,16 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator, Sequence
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
@@ -26,8 +30,11 @@ from llm_tail.errors import DataError
 
 BLOCK_BYTES = 8 << 20
 BLOCK_ROWS = 1 << 17
+LONGEST_CELL = 1 << 26
+BROKEN = "\ufdd0"  # no character: it stands in no text
+_ESCAPED = re.compile("[\udc80-\udcff]")
 SAMPLE_LINES = 1000  # looked at to learn which columns a JSON lines file has
-READ_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, EOFError, UnicodeDecodeError)
+READ_ERRORS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, EOFError, zlib.error, UnicodeError)
 
 
 class Block(NamedTuple):
@@ -57,6 +64,17 @@ class Source(Protocol):
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file for reading bytes, unpacked where it ends in .gz."""
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what libraries raise on an unreadable file into `DataError`."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        hint = "; a quote that is opened and never closed does this too" if "straddl" in str(error) else ""
+        text = str(error).strip() or type(error).__name__
+        raise DataError(f"{name} cannot be read: {text}{hint}") from error
 
 
 class CsvSource:
@@ -94,9 +112,8 @@ class CsvSource:
         """The names of the columns."""
         if self.names is not None:
             return list(self.names)
-        for _, cells, _ in self._records():
-            return cells
-        return []
+        with closing(self._records()) as records:
+            return next((cells for _, cells, _ in records), [])
 
     def blocks(self, columns: Sequence[str] | None = None) -> Iterator[Block]:
         """Yield all rows, of some columns only where these are named."""
@@ -104,12 +121,12 @@ class CsvSource:
         wanted = list(columns if columns is not None else self.columns)
         if not wanted:
             return
-        with open_bytes(self.path) as stream:
-            source = _Replaced(stream, b"::", b"\x1f") if self.separator == "::" else stream
-            try:
-                yield from map(_checked_utf8, self._arrow(source, wanted))
-            except READ_ERRORS as error:
-                raise _unreadable(self.name, error) from error
+        with open_bytes(self.path) as stream, reading(self.name):
+            yield from map(_checked_utf8, self._arrow(_WholeLines(stream, self._change), wanted))
+
+    def _change(self, data: bytes) -> bytes:
+        data = _mark_broken(data) if self.encoding == "utf8" else data
+        return data.replace(b"::", b"\x1f") if self.separator == "::" else data
 
     def _arrow(self, stream: Any, wanted: list[str]) -> Iterator[pa.Table]:
         header_rows = 1 if self.names is None else 0
@@ -136,7 +153,7 @@ class CsvSource:
                 invalid_row_handler=set_aside,
             ),
             convert_options=pa_csv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), check_utf8=False
+                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
             ),
         )
         with reader:
@@ -147,16 +164,21 @@ class CsvSource:
         """Return (line number, raw text) for places."""
         found, last = {}, max(places)
         records = self._records()
-        if self.names is None:
-            next(records, None)
-        for place, (line, _, text) in enumerate(records):
-            if place in places:
-                found[place] = (line, text)
-            if place >= last:
-                break
+        limit = csv.field_size_limit(LONGEST_CELL)  # Python's own limit is 128 KiB
+        try:
+            if self.names is None:
+                next(records, None)
+            for place, (line, _, text) in enumerate(records):
+                if place in places:
+                    found[place] = (line, text)
+                if place >= last:
+                    break
+        finally:
+            records.close()
+            csv.field_size_limit(limit)
         return found
 
-    def _records(self) -> Iterator[tuple[int, list[str], str]]:
+    def _records(self) -> Generator[tuple[int, list[str], str], None, None]:
         """Yield (first line, cells, raw text) of each row that is not blank, header included."""
         taken: list[str] = []
 
@@ -166,22 +188,24 @@ class CsvSource:
                 yield line.replace("::", "\x1f") if self.separator == "::" else line
 
         encoding = "utf-8-sig" if self.encoding == "utf8" else self.encoding
-        try:
-            with open_bytes(self.path) as raw, io.TextIOWrapper(raw, encoding, "replace", newline="") as stream:
-                reader = csv.reader(
-                    lines(stream),
-                    delimiter="\x1f" if self.separator == "::" else self.separator,
-                    quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
-                )
+        with (
+            reading(self.name),
+            open_bytes(self.path) as raw,
+            io.TextIOWrapper(raw, encoding, "replace", newline="") as stream,
+        ):
+            reader = csv.reader(
+                lines(stream),
+                delimiter="\x1f" if self.separator == "::" else self.separator,
+                quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
+            )
+            try:
                 for cells in reader:
                     if cells:
                         yield reader.line_num - len(taken) + 1, cells, "".join(taken).rstrip("\r\n")
                     taken.clear()
-        except csv.Error:  # a cell longer than Python's limit: an open quote; it is the last row that can be told
-            if taken:
-                yield reader.line_num - len(taken) + 1, [], taken[0].rstrip("\r\n")
-        except READ_ERRORS as error:
-            raise _unreadable(self.name, error) from error
+            except csv.Error:  # a cell that passes the limit: an open quote; what comes after cannot be told
+                if taken:
+                    yield reader.line_num - len(taken) + 1, taken[:1], taken[0].rstrip("\r\n")
 
 
 class JsonlSource:
@@ -227,20 +251,17 @@ class JsonlSource:
         self.unparsable = []
         schema = None if columns is None else self._schema(columns)
         place = 0
-        try:
-            with open_bytes(self.path) as stream:
-                while data := stream.read(BLOCK_BYTES):
-                    data += stream.readline()
-                    table = None if schema is None else _arrow_json(data, schema)
-                    if table is None:
-                        lines = [line for line in data.split(b"\n") if line.strip()]
-                        table, n = self._slow(lines, columns, place), len(lines)
-                    else:
-                        n = table.num_rows
-                    place += n
-                    yield Block(table, [])
-        except READ_ERRORS as error:
-            raise _unreadable(self.name, error) from error
+        with reading(self.name), open_bytes(self.path) as stream:
+            while data := stream.read(BLOCK_BYTES):
+                data += stream.readline()
+                table = None if schema is None else _arrow_json(data, schema)
+                if table is None:
+                    lines = [line for line in data.split(b"\n") if line.strip()]
+                    table, n = self._slow(lines, columns, place), len(lines)
+                else:
+                    n = table.num_rows
+                place += n
+                yield Block(table, [])
 
     def _slow(self, lines: list[bytes], columns: Sequence[str] | None, place: int) -> pa.Table:
         records = []
@@ -282,13 +303,10 @@ class JsonlSource:
         return found
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        try:
-            with open_bytes(self.path) as stream:
-                for number, line in enumerate(stream, 1):
-                    if line.strip():
-                        yield number, line
-        except READ_ERRORS as error:
-            raise _unreadable(self.name, error) from error
+        with reading(self.name), open_bytes(self.path) as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, line
 
 
 class ParquetSource:
@@ -301,20 +319,15 @@ class ParquetSource:
     @property
     def columns(self) -> list[str]:
         """The names of the columns."""
-        try:
+        with reading(self.name):
             return list(pq.read_schema(self.paths[0]).names)
-        except READ_ERRORS as error:
-            raise _unreadable(self.name, error) from error
 
     def blocks(self, columns: Sequence[str] | None = None) -> Iterator[Block]:
         """Yield all rows, of some columns only where these are named."""
         for path in self.paths:
-            try:
-                with pq.ParquetFile(path) as file:
-                    for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=columns):
-                        yield Block(pa.Table.from_batches([batch]), [])
-            except READ_ERRORS as error:
-                raise _unreadable(str(path), error) from error
+            with reading(str(path)), pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=columns):
+                    yield Block(pa.Table.from_batches([batch]), [])
 
     def locate(self, places: Sequence[int]) -> dict[int, tuple[int, str]]:
         """Return (row number from 1, the row's cells) for places."""
@@ -344,22 +357,30 @@ class DatasetSource:
         return {place: (place + 1, str(self.dataset[place])) for place in places}
 
 
-class _Replaced(io.RawIOBase):
-    """A byte stream with one two-byte mark replaced by one byte, also where a block ends inside of it."""
+class _WholeLines(io.RawIOBase):
+    """A byte stream in blocks of whole lines, each put through `change`: no character or mark is cut in two."""
 
-    def __init__(self, stream: IO[bytes], old: bytes, new: bytes) -> None:
-        self._stream, self._old, self._new, self._ready = stream, old, new, b""
+    def __init__(self, stream: IO[bytes], change: Callable[[bytes], bytes]) -> None:
+        self._stream, self._change, self._ready = stream, change, b""
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         if not self._ready and (data := self._stream.read(size)):
-            data += self._stream.readline()  # blocks end with a line, so no mark is cut in two
-            self._ready = data.replace(self._old, self._new)
+            self._ready = self._change(data + self._stream.readline())
         size = len(self._ready) if size < 0 else size
         data, self._ready = self._ready[:size], self._ready[size:]
         return data
+
+
+def _mark_broken(data: bytes) -> bytes:
+    """Return UTF-8 with a mark in place of each byte that is none; Arrow's parser cannot report such a row itself."""
+    try:
+        data.decode("utf8")
+    except UnicodeDecodeError:
+        return _ESCAPED.sub(BROKEN, data.decode("utf8", "surrogateescape")).encode()
+    return data
 
 
 def _arrow_json(data: bytes, schema: pa.Schema) -> pa.Table | None:
@@ -388,15 +409,8 @@ def _parse(line: bytes) -> Any:
 
 def _checked_utf8(table: pa.Table) -> Block:
     flawed = np.zeros(table.num_rows, dtype=bool)
-    for place, name in enumerate(table.column_names):
-        column = table.column(place).combine_chunks()
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid:
-            cells = column.cast(pa.binary()).to_pylist()
-            words = [None if cell is None else cell.decode("utf8", "replace") for cell in cells]
-            flawed |= [word is not None and word.encode() != cell for word, cell in zip(words, cells, strict=True)]
-            table = table.set_column(place, name, pa.array(words, pa.string()))
+    for column in table.columns:
+        flawed |= pc.match_substring(column, BROKEN).to_numpy()
     return Block(table, [("not UTF-8", flawed)] if flawed.any() else [])
 
 
@@ -411,8 +425,3 @@ def _locate_rows(blocks: Iterator[Block], places: Sequence[int]) -> dict[int, tu
         if start > max(places):
             break
     return found
-
-
-def _unreadable(name: str, error: BaseException) -> DataError:
-    hint = "; a quote that is opened and never closed does this too" if "straddl" in str(error) else ""
-    return DataError(f"{name} cannot be read: {str(error).strip() or type(error).__name__}{hint}")
