@@ -263,7 +263,7 @@ class Report:
         console = Console(width=110, color_system=None, force_terminal=False)
         with console.capture() as capture:
             console.print(self)
-        return capture.get()
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
     def __repr__(self) -> str:
         return f"Report({len(self.models)} models, {', '.join(self.segments)}, k={list(self.k)})"

@@ -368,13 +368,14 @@ def top_k(scores: Scores, k: int) -> tuple[Rows, Scores]:
     scores = np.where(np.isnan(scores), -np.inf, scores)
     k = min(k, scores.shape[1])
     if k < scores.shape[1]:
-        # Ties at the border are settled by row, so that the answer does not hang on how partition moves things.
         border = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]  # (n, 1)
-        above = scores > border
-        room = k - above.sum(axis=1, keepdims=True)
-        ties = scores == border
-        ties &= np.cumsum(ties, axis=1, dtype=np.int32) <= room
-        rows = np.nonzero(above | ties)[1].reshape(len(scores), k)
+        chosen = scores >= border
+        crowded = np.flatnonzero(chosen.sum(axis=1) > k)
+        if len(crowded):  # ties at the border go by row, so that the answer does not hang on how partition moves things
+            above, ties = scores[crowded] > border[crowded], scores[crowded] == border[crowded]
+            ties &= np.cumsum(ties, axis=1, dtype=np.int32) <= k - above.sum(axis=1, keepdims=True)
+            chosen[crowded] = above | ties
+        rows = np.nonzero(chosen)[1].reshape(len(scores), k)
     else:
         rows = np.tile(np.arange(k), (len(scores), 1))
     best = np.take_along_axis(scores, rows, axis=1)  # (n, k)

@@ -68,12 +68,12 @@ def make_split(train, validation=(), test=(), *, items, cold_validation=(), cold
     )
 
 
-def random_split(seed: int, n_users: int = 40, n_items: int = 25) -> Split:
+def random_split(seed: int, n_users: int = 40, n_items: int = 40) -> Split:
     """Return a split where people take at random: 5 cold items a phase, the rest cut 8:1:1."""
     rng = np.random.default_rng(seed)
     users = IdMap([f"u{n:02d}" for n in range(n_users)], "user")
     items = IdMap([f"i{n:02d}" for n in range(n_items)], "item")
-    rows, columns = np.nonzero(rng.random((n_users, n_items)) < 0.3)
+    rows, columns = np.nonzero(rng.random((n_users, n_items)) < 0.4)
     part = rng.choice(3, len(rows), p=[0.8, 0.1, 0.1])
     cold = np.zeros((2, n_items), dtype=bool)
     cold[0, :5] = cold[1, 5:10] = True
