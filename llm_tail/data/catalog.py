@@ -80,10 +80,11 @@ class Catalog:
                 table = table.append_column(column, pa.array([""] * table.num_rows, pa.string()))
         for column in CORE[1:]:
             place = table.column_names.index(column)
-            table = table.set_column(place, column, table[column].cast(pa.string()).fill_null(""))
+            table = table.set_column(place, column, _words(column, table[column]))
         rest = [c for c in table.column_names if c not in CORE]
+        self.ids = IdMap(table["item_id"].to_pylist(), "item")
+        table = table.set_column(table.column_names.index("item_id"), "item_id", pa.array(self.ids.values, pa.string()))
         self.table = table.select([*CORE, *rest]).combine_chunks()
-        self.ids = IdMap(self.table["item_id"].to_pylist(), "item")
         self.name = name
         self.bad_rows = bad_rows
 
@@ -156,7 +157,10 @@ class Catalog:
         """Return a digest of every cell."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, self.table.schema.remove_metadata()) as stream:
-            stream.write_table(self.table.replace_schema_metadata(None), max_chunksize=65_536)
+            for start in range(0, len(self), 65_536):
+                rows = pa.array(range(start, min(start + 65_536, len(self))), pa.int64())
+                # A slice is written with its parent's offsets; taken rows have their own.
+                stream.write_table(self.table.take(rows).combine_chunks().replace_schema_metadata(None))
         return fingerprint(sink.getvalue().to_pybytes())
 
     def __getitem__(self, item_id: str) -> Item:
@@ -181,6 +185,13 @@ class Catalog:
     def _item(record: dict[str, Any]) -> Item:
         core = {key: record.pop(key) for key in CORE}
         return Item(**core, fields={k: v for k, v in record.items() if v is not None and v != "" and v != []})
+
+
+def _words(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return column.cast(pa.string()).fill_null("")
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        raise DataError(f"column {name!r} has the type {column.type}, expected text; join its parts first") from None
 
 
 def _array(column: str, values: list[Any]) -> pa.Array:

@@ -67,7 +67,10 @@ class IdMap:
 
     def rows(self, outside_ids: Sequence[Any] | NDArray[Any] | pd.Series) -> Rows:
         """Return the rows of many ids, shape (n,), with -1 for each unknown one."""
-        return self._index.get_indexer(pd.Index(outside_ids, dtype=object)).astype(np.int64)
+        asked = pd.Index(outside_ids, dtype=object)
+        if asked.inferred_type not in ("string", "empty"):  # 7 finds "7", a missing value finds nothing
+            asked = pd.Index([x if isinstance(x, str) or pd.isna(x) else str(x) for x in asked], dtype=object)
+        return self._index.get_indexer(asked).astype(np.int64)
 
     def fingerprint(self) -> str:
         """Return a digest of the ids and their order."""

@@ -134,13 +134,8 @@ class Interactions:
                 )
 
         def column(*names: str) -> NDArray[Any] | None:
-            for name in names:
-                if name in frame.columns and frame[name].notna().any():
-                    values = frame[name]
-                    if pd.api.types.is_datetime64_any_dtype(values):
-                        return (values.to_numpy("datetime64[us]").astype("int64") / 1e6).astype(np.float64)
-                    return values.to_numpy(dtype=np.float64)
-            return None
+            found = next((name for name in names if name in frame.columns and frame[name].notna().any()), None)
+            return None if found is None else _numbers(frame[found])
 
         positions = column("position")
         return cls(
@@ -150,7 +145,7 @@ class Interactions:
             item_rows,
             weights=column("weight", "rating"),
             times=column("timestamp", "time"),
-            positions=None if positions is None else positions.astype(np.int64),
+            positions=None if positions is None else _whole(positions),
         )
 
     @classmethod
@@ -278,3 +273,23 @@ class Interactions:
 
     def __repr__(self) -> str:
         return f"Interactions({len(self):,} events, {len(self.users):,} users, {len(self.items):,} items)"
+
+
+def _numbers(values: pd.Series) -> NDArray[np.float64]:
+    """Return a column as float64; dates become seconds, what is missing NaN."""
+    if pd.api.types.is_datetime64_any_dtype(values):
+        micros = values.to_numpy("datetime64[us]")
+        return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6)
+    try:
+        return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"column {values.name!r} holds what is no number ({error}); drop these rows, or read the file with "
+            "Interactions.read, which sets them aside"
+        ) from None
+
+
+def _whole(positions: NDArray[np.float64]) -> Rows:
+    if not np.isfinite(positions).all():
+        raise DataError(f"{int((~np.isfinite(positions)).sum())} positions are missing; drop these events")
+    return positions.astype(np.int64)
