@@ -136,20 +136,24 @@ class GraphConfig(Settings):
 class HybridConfig(Settings):
     """``[hybrid]``: the recommender that lends signal to cold and tail items."""
 
-    neighbors: int = Field(20, ge=1, le=1000, description="Warm semantic neighbours an item borrows from.")
-    temperature: float = Field(0.05, gt=0, le=10, description="Sharpness of the attention; small looks at few.")
-    text_weight: float = Field(0.1, ge=0, le=100, description="Mass of the direct text signal against the other.")
-    tail_text_weight: float = Field(0.0, ge=0, le=100, description="What is added to it where evidence is thin.")
-    kernel_power: float = Field(3.0, gt=0, le=20, description="Exponent of the text kernel max(0, cosine)^p.")
-    gate: float = Field(
-        1.0, ge=0, le=1000, description="Events at which an item trusts itself and its neighbours alike."
-    )
     ridge: float = Field(50.0, gt=0, description="L2 penalty of the collaborative part.")
-    text_ridge: float = Field(10.0, gt=0, description="L2 penalty of the text-to-text matrix it is pulled towards.")
-    text_pull: float = Field(10.0, ge=0, description="How strongly it is pulled; 0 is plain EASE.")
-    tune: bool = Field(True, description="Choose ridge, gate and text weights on validation.")
+    pull: float = Field(100.0, ge=0, description="How strongly it is pulled towards the texts; 0 is plain EASE.")
+    text_ridge: float = Field(10.0, gt=0, description="L2 penalty of the text matrix it is pulled towards.")
+    damping: float = Field(
+        0.2, ge=-1, le=2, description="An owned item speaks with popularity^-damping; 0 lets all speak alike."
+    )
+    neighbors: int = Field(20, ge=1, le=1000, description="Semantic neighbours that an item attends over.")
+    temperature: float = Field(0.05, gt=0, le=10, description="Sharpness of the attention; small looks at few.")
+    gate: float = Field(0.3, ge=0, le=1000, description="People after whom an item trusts itself as much as others.")
+    borrow: float = Field(1.0, ge=0, le=10, description="Scale of what is borrowed from the neighbours.")
+    kernel_power: float = Field(3.0, gt=0, le=20, description="Exponent of the text kernel max(0, cosine)^p.")
+    text_weight: float = Field(0.05, ge=0, le=100, description="Weight of the direct text signal of every item.")
+    thin_text_weight: float = Field(
+        0.25, ge=0, le=100, description="What is added to it for an item without evidence; fades with the square of it."
+    )
+    tune: bool = Field(True, description="Choose ridge, pull, damping, gate, borrow and text weights on validation.")
     learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
-    max_items: int = Field(30_000, ge=1, description="Largest catalogue for the exact closed form.")
+    max_items: int = Field(30_000, ge=1, description="Most items with interactions that the closed form takes.")
 
 
 class EvaluationConfig(Settings):
@@ -216,6 +220,13 @@ class RunConfig(Settings):
         if encoder["name"].startswith((".", "/")):
             encoder["name"] = absolute(encoder["name"])
         return self.replace(folder=absolute(self.folder), data=data, encoder=encoder)
+
+    def overridden(self, overrides: Sequence[str]) -> RunConfig:
+        """Return the same settings with ``table.key=value`` strings applied; paths in them stay as they are."""
+        values = self.model_dump()
+        for override in overrides:
+            _override(values, override)
+        return type(self)(**values)
 
     def to_toml(self) -> str:
         """Return the settings as TOML that `load` reads back to the same settings."""

@@ -1,0 +1,160 @@
+"""How the hybrid chooses its settings and its attention on validation interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from llm_tail.config import HybridConfig
+from llm_tail.progress import Bar
+from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter
+from llm_tail.recommenders.fusion import Floats, Signals, speech, text_signal
+from llm_tail.recommenders.learning import Neighborhood, attend, learn_attention
+from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, objective
+
+if TYPE_CHECKING:
+    from llm_tail.recommenders.attention import NeighborAttention
+
+# Settings that only weigh the signals are cheap to try, those that make them are not.
+CHEAP: dict[str, Sequence[float]] = {
+    "borrow": (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0),
+    "thin_text_weight": (0.0, 0.1, 0.25, 0.5, 1.0),
+    "text_weight": (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
+    "gate": (0.1, 0.3, 1.0, 3.0),
+}
+PENALTIES = ((50.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
+DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
+FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
+ROUNDS = 2
+
+
+class Chooser:
+    """Tries settings and attention on a training and a validation matrix.
+
+    Parameters
+    ----------
+    train, validation : csr_matrix, shape (n_users, n_items)
+        Nothing is fitted on `validation`.
+    vectors : array of float32, shape (n_items, dim)
+        Centred unit text vectors.
+    neighborhood : Neighborhood
+        Of all items, among those that `train` names.
+    attention : NeighborAttention
+        Untrained.
+    config : HybridConfig
+        Where to begin.
+    seed : int
+        Seeds the draw of people and the training.
+
+    Notes
+    -----
+    Memory: about six arrays of (people asked, n_items) float32, at most 4,000 people, beside the closed form.
+    """
+
+    def __init__(
+        self,
+        train: sp.csr_matrix,
+        validation: sp.csr_matrix,
+        vectors: Floats,
+        neighborhood: Neighborhood,
+        attention: NeighborAttention,
+        config: HybridConfig,
+        seed: int,
+    ) -> None:
+        self.task = ValidationTask.build(train, validation, seed=seed)
+        self.fitter = GramFitter(train, vectors, config.text_ridge, config.max_items)
+        self.config, self.attention, self.seed = config, attention, seed
+        self._train, self._vectors, self._neighborhood = train, vectors, neighborhood
+        self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
+        self._solved: dict[tuple[float, float], CollaborativeEmbeddings] = {}
+        self._signals: tuple[Any, Signals] | None = None
+        self._text: tuple[Any, Floats] | None = None
+
+    def choose(self) -> dict[str, Any]:
+        """Set `config` and `attention` to the best found; return what was measured and kept."""
+        record: dict[str, Any] = {"n_people": len(self.task.users)}
+        self._borrowing = self._attend(self.attention)
+        record["given"] = self.measure(self.config)
+        if self.config.tune:
+            self._tune()
+            record["tuned"] = self.measure(self.config)
+        if self.config.learn:
+            record["attention"] = self._learn()
+        record["settings"] = {name: getattr(self.config, name) for name in ("ridge", "pull", "damping", *CHEAP)}
+        return record
+
+    def measure(self, config: HybridConfig) -> dict[str, float]:
+        """Return the mean NDCG@20 of the validation rankings with these settings."""
+        return self.task.measure(self._signals_of(config).fuse(self._counts, config))
+
+    def _quality(self, config: HybridConfig) -> float:
+        return objective(self.measure(config))
+
+    def _tune(self) -> None:
+        penalties = [] if len(self.fitter.warm) > FAST_ITEMS else PENALTIES
+        costly = [{"ridge": ridge, "pull": pull} for ridge, pull in penalties] + [{"damping": d} for d in DAMPINGS]
+        with Bar("tuning on validation", total=1 + ROUNDS * (len(costly) + 1)) as bar:
+            best, quality = coordinate_search(self.config, CHEAP, self._quality, passes=1)
+            bar.advance(1)
+            for _ in range(ROUNDS):
+                before = best
+                for change in costly:
+                    candidate = best.replace(**change)
+                    if candidate != best and (found := self._quality(candidate)) > quality:
+                        best, quality = candidate, found
+                    bar.advance(1)
+                best, quality = coordinate_search(best, CHEAP, self._quality, passes=1)
+                bar.advance(1)
+                if best == before:
+                    break
+        self.config = best
+
+    def _learn(self) -> dict[str, Any]:
+        """Train the attention; keep it only where validation says so."""
+        start = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}
+        untrained = self.measure(self.config)
+        losses = learn_attention(
+            self.attention,
+            self._neighborhood,
+            self._solve(self.config),
+            self._damped(self._train, self.config),
+            self._vectors,
+            self._signals_of(self.config).mass,
+            self.config,
+            seed=self.seed,
+        )
+        plain, self._borrowing, self._signals = self._borrowing, self._attend(self.attention), None
+        trained = self.measure(self.config)
+        kept = objective(trained) > objective(untrained)
+        if not kept:
+            self.attention.load_state_dict(start)
+            self._borrowing, self._signals = plain, None
+        return {"kept": kept, "untrained": untrained, "trained": trained, "loss": losses[:: max(1, len(losses) // 20)]}
+
+    def _attend(self, attention: NeighborAttention) -> sp.csr_matrix:
+        return attend(attention, self._neighborhood, self._vectors, self._vectors[self.fitter.warm])
+
+    def _solve(self, config: HybridConfig) -> CollaborativeEmbeddings:
+        key = (config.ridge, config.pull)
+        if key not in self._solved:
+            self._solved[key] = self.fitter.fit(*key)
+        return self._solved[key]
+
+    def _damped(self, histories: sp.csr_matrix, config: HybridConfig) -> sp.csr_matrix:
+        return sp.csr_matrix(histories @ sp.diags(speech(self._counts, config)))
+
+    def _signals_of(self, config: HybridConfig) -> Signals:
+        """Return the signals of the people asked; the last ones made are kept."""
+        key = (config.ridge, config.pull, config.damping)
+        if self._signals is None or self._signals[0] != key:
+            histories = self._damped(self.task.histories, config)
+            if self._text is None or self._text[0] != config.damping:
+                self._text = (config.damping, text_signal(histories, self._vectors, config.kernel_power))
+            signals = Signals.of(
+                histories, self._solve(config), self._borrowing, self._vectors, config.kernel_power, self._text[1]
+            )
+            self._signals = (key, signals)
+        return self._signals[1]

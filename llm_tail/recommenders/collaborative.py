@@ -1,0 +1,73 @@
+"""CollaborativeEmbeddings: what interactions alone say of an item, as one vector for each warm item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from llm_tail.data.ids import Rows
+from llm_tail.errors import DataError
+from llm_tail.recommenders.closed_form import Weights, l3ae_weights, text_weights
+
+
+@dataclass(frozen=True)
+class CollaborativeEmbeddings:
+    """ID embeddings in closed form: the vector of an item says how much each other item speaks for it.
+
+    Attributes
+    ----------
+    weights : array of float32, shape (n_warm, n_warm)
+        Column i is the ID embedding of warm item i; its diagonal is zero, so that no item speaks for itself.
+    warm : array of int64, shape (n_warm,)
+        Rows of the items that have interactions.
+    """
+
+    weights: Weights
+    warm: Rows
+
+    def signal(self, histories: sp.csr_matrix) -> NDArray[np.float32]:
+        """Return what histories of shape (n_histories, n_items) say of the warm items, shape (n_histories, n_warm)."""
+        return np.asarray(histories[:, self.warm] @ self.weights, dtype=np.float32)
+
+
+class GramFitter:
+    """Solves for `CollaborativeEmbeddings` again and again on the same data with other penalties.
+
+    Parameters
+    ----------
+    train : csr_matrix, shape (n_users, n_items)
+        1 where a person took an item.
+    vectors : array of float32, shape (n_items, dim)
+        Unit text vectors.
+    text_ridge : float
+        Penalty of the text matrix, see `closed_form.text_weights`.
+    max_items : int
+        Most warm items to accept: time grows with their cube and memory with their square.
+
+    Raises
+    ------
+    DataError
+        If there are more warm items than `max_items`; says how much memory they would take.
+    """
+
+    def __init__(self, train: sp.csr_matrix, vectors: NDArray[Any], text_ridge: float, max_items: int) -> None:
+        counts = np.asarray(train.sum(axis=0)).ravel()
+        self.warm: Rows = np.flatnonzero(counts > 0).astype(np.int64)
+        n = len(self.warm)
+        if n > max_items:
+            raise DataError(
+                f"{n:,} items have interactions and the closed form is set to take at most {max_items:,}; "
+                f"{n:,} would need about {20 * n * n / 2**30:.0f} GB. Raise [hybrid] max_items if you have them, "
+                "or leave out the least popular items' interactions"
+            )
+        taken = train[:, self.warm]
+        self.gram = (taken.T @ taken).tocsr()
+        self.text = text_weights(vectors[self.warm], text_ridge)  # (n_warm, n_warm)
+
+    def fit(self, ridge: float, pull: float) -> CollaborativeEmbeddings:
+        """Solve for one pair of penalties; O(n_warm^3)."""
+        return CollaborativeEmbeddings(l3ae_weights(self.gram, self.text, ridge, pull), self.warm)

@@ -1,0 +1,112 @@
+"""The arithmetic of the hybrid: gate, weights, the text kernel, and the three signals that are added up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from llm_tail.config import HybridConfig
+from llm_tail.recommenders.collaborative import CollaborativeEmbeddings
+
+Floats = NDArray[np.float32]
+BLOCK_BYTES = 64 << 20
+
+
+def trust(counts: NDArray[Any], config: HybridConfig) -> Floats:
+    """Return how far each item trusts its own ID, n / (n + gate), in [0, 1]; 0 for an item without people.
+
+    Examples
+    --------
+    >>> trust(np.array([0, 1, 3]), HybridConfig(gate=1.0)).tolist()
+    [0.0, 0.5, 0.75]
+    """
+    n = counts.astype(np.float32)
+    return np.divide(n, n + np.float32(config.gate), out=np.zeros_like(n), where=n > 0)
+
+
+def text_weights(counts: NDArray[Any], config: HybridConfig) -> Floats:
+    """Return the weight of the text kernel for each item: text_weight + thin_text_weight / (1 + n)^2."""
+    thin = config.thin_text_weight / (1.0 + counts.astype(np.float64)) ** 2
+    return (config.text_weight + thin).astype(np.float32)
+
+
+def speech(counts: NDArray[Any], config: HybridConfig) -> Floats:
+    """Return how much each owned item says of a person: n^-damping, with n at least 1."""
+    return (np.maximum(counts, 1).astype(np.float64) ** -config.damping).astype(np.float32)
+
+
+def text_kernel(a: Floats, b: Floats, power: float) -> Floats:
+    """Return max(0, cosine)^power of unit rows, shape (len(a), len(b))."""
+    kernel = np.maximum(a @ b.T, np.float32(0.0))
+    np.power(kernel, np.float32(power), out=kernel)
+    return kernel
+
+
+@dataclass
+class Signals:
+    """What histories say of items before the signals are weighed.
+
+    Attributes
+    ----------
+    own : array of float32, shape (n_histories, n_items)
+        By the item's own ID; zero for cold items.
+    borrowed : array of float32, shape (n_histories, n_items)
+        By the IDs of its neighbours; empty where no attention was given.
+    text : array of float32, shape (n_histories, n_items)
+        By words.
+    mass : float
+        What the text has to be multiplied with to be as large as `own` on warm items.
+    """
+
+    own: Floats
+    borrowed: Floats
+    text: Floats
+    mass: float
+
+    @classmethod
+    def of(
+        cls,
+        histories: sp.csr_matrix,
+        collaborative: CollaborativeEmbeddings,
+        borrowing: sp.csr_matrix | None,
+        vectors: Floats,
+        power: float,
+        text: Floats | None = None,
+    ) -> Signals:
+        """Compute the signals of damped histories, shape (n_histories, n_items); `text` may be had from before."""
+        warm = collaborative.warm
+        narrow = collaborative.signal(histories)  # (n_histories, n_warm)
+        own = np.zeros(histories.shape, dtype=np.float32)
+        own[:, warm] = narrow
+        borrowed = np.zeros((0, 0), np.float32) if borrowing is None else np.ascontiguousarray((borrowing @ narrow.T).T)
+        text = text_signal(histories, vectors, power) if text is None else text
+        total = float(text[:, warm].sum(dtype=np.float64))
+        mass = float(np.abs(narrow).sum(dtype=np.float64)) / total if total > 0 else 0.0
+        return cls(own, borrowed, text, mass)
+
+    def fuse(self, counts: NDArray[Any], config: HybridConfig) -> Floats:
+        """Return the scores, shape (n_histories, n_items)."""
+        own_share = trust(counts, config)
+        scores = self.own * own_share
+        scores += self.borrowed * ((1.0 - own_share) * np.float32(config.borrow))
+        scores += self.text * (text_weights(counts, config) * np.float32(self.mass))
+        return scores
+
+
+def text_signal(histories: sp.csr_matrix, vectors: Floats, power: float) -> Floats:
+    """Return the text kernel summed over histories, shape (n_histories, n_items); no item speaks for itself."""
+    owned = np.flatnonzero(np.asarray(histories.sum(axis=0)).ravel() > 0)
+    narrow = histories[:, owned].tocsc()
+    text = np.zeros(histories.shape, dtype=np.float32)
+    block = max(1, BLOCK_BYTES // (4 * max(1, len(vectors))))
+    for start in range(0, len(owned), block):
+        part = slice(start, start + block)
+        text += narrow[:, part].tocsr() @ text_kernel(vectors[owned[part]], vectors, power)
+    person, item = histories.nonzero()
+    itself = np.minimum(1.0, np.einsum("nd,nd->n", vectors, vectors))
+    text[person, item] -= histories.data * itself[item].astype(np.float32)
+    return text
