@@ -30,6 +30,9 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise ConfigError(explain(error, type(self))) from None
 
+    # Tables inside a table are then checked together with it, so that the path of a wrong key is known whole.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     def replace(self, **values: Any) -> Self:
         """Return a copy with these settings changed, checked like new ones."""
         return type(self)(**{**self.model_dump(), **values})

@@ -14,6 +14,8 @@ from llm_tail.artifacts import write_artifact
 from llm_tail.errors import DataError, LlmTailError, MissingExtraError
 
 if TYPE_CHECKING:
+    from llm_tail.data.splits import Split
+    from llm_tail.embedding.encoder import Encoder
     from llm_tail.recommenders.base import Recommender
     from llm_tail.workspace import Workspace
 
@@ -35,6 +37,41 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
         pass
     n = Counter(finding.severity for finding in found.findings)
     return f"{n['error']} errors, {n['warning']} warnings, {n['note']} notes"
+
+
+def make_encoder(workspace: Workspace, folder: Path, made_from: str) -> str:
+    """Fine-tune the encoder, and keep the adapter only where its vectors rank better than the base's."""
+    from llm_tail.data.splits import split_cold_items
+    from llm_tail.embedding.finetune import finetune
+    from llm_tail.embedding.pairs import TextPairs
+
+    config, split, base = workspace.config, workspace.split, workspace.base_encoder
+    if not len(split.validation):  # what is judged on must not have been trained on
+        split = split_cold_items(split.train, workspace.catalog, cold_share=0.1, seed=config.seed)
+    pairs = TextPairs.from_interactions(
+        split.train, workspace.catalog, workspace.item_text, n_pairs=config.lora.n_pairs, seed=config.seed
+    )
+    tuned = finetune(base, pairs, config.lora, seed=config.seed)
+    before, after = (_content_quality(workspace, encoder, split) for encoder in (base, tuned))
+    facts = {"kept": after > before, "ndcg_base": before, "ndcg_tuned": after, "pairs": pairs.provenance}
+    with write_artifact(folder, "encoder", made_from, facts) as draft:
+        tuned.save_adapter(draft.file("adapter"))
+        if tuned.training is not None:
+            tuned.training.write(draft.file("training.jsonl"))
+    verdict = "kept" if after > before else "not kept: the base is no worse"
+    return f"NDCG@20 of the texts alone on validation {before:.4f} -> {after:.4f}, {verdict}"
+
+
+def _content_quality(workspace: Workspace, encoder: Encoder, split: Split) -> float:
+    """Return the validation NDCG@20 over all items of ranking by text vectors alone."""
+    from llm_tail.embedding.store import Embeddings
+    from llm_tail.evaluation.evaluate import evaluate
+    from llm_tail.recommenders.content import ContentSimilarity
+
+    texts = workspace.item_text.texts(workspace.catalog)
+    vectors = encoder.encode(texts, batch_tokens=workspace.config.embedding.batch_tokens, progress=True)
+    model = ContentSimilarity().fit(split.train, Embeddings(workspace.catalog.ids, vectors))
+    return evaluate([model], split, 20, n_bootstrap=0, phase="validation").value("content")
 
 
 def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:
@@ -108,6 +145,7 @@ def make_report(workspace: Workspace, folder: Path, made_from: str) -> str:
 
 MAKERS: dict[str, Callable[[Any, Path, str], str]] = {
     "audit": make_audit,
+    "finetune": make_encoder,
     "embed": make_embeddings,
     "index": make_index,
     "graph": make_graph,

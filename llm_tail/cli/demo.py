@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from llm_tail.recommenders.hybrid import Explanation
     from llm_tail.workspace import Workspace
 
-N_BOOKS, N_READERS, N_LENDERS = 5, 3, 3
+N_BOOKS, N_READERS, N_LENDERS, N_REASONS = 5, 3, 3, 2
 RIVALS = ["popularity", "content", "item-knn", "ease", "l3ae"]
 BAR = 30
 
@@ -44,6 +45,7 @@ def demo(
     n_books = len(workspace.catalog)
     console.print(Text(f"{n_books:,} real books, simulated readers. Some books have no reader yet: they are cold."))
     run_stages(workspace)
+    console.print()
     console.print(results(workspace.report))
     console.print(Text("\nCold books, and why they would be recommended", style="bold"))
     for item_id in cold_books(workspace):
@@ -78,7 +80,7 @@ def write_books(folder: Path, *, lora: bool = False) -> Path:
 def results(report: Report) -> Table:
     """Return a short table: recall and NDCG of every model on warm, tail, cold and all books."""
     k = report.k[-1]
-    table = Table(title=f"\nSimulated readers: recall@{k} / NDCG@{k}", title_justify="left", title_style="bold")
+    table = Table(title=f"Simulated readers: recall@{k} / NDCG@{k}", title_justify="left", title_style="bold")
     table.add_column("")
     for segment in report.segments:
         table.add_column(segment, justify="right")
@@ -115,10 +117,12 @@ def book_panel(workspace: Workspace, item_id: str) -> Panel:
     lines: list[RenderableType] = [shares(told[0])]
     lenders = Table.grid(padding=(0, 1))
     for lender, weight in told[0].neighbors[:N_LENDERS]:
+        if weight < 0.01:
+            break
         lenders.add_row(Text(f"{weight:5.0%}"), Text(title(lender)), Text(author_of(workspace, lender), style="dim"))
     lines += [Text("lent by its semantic neighbours", style="dim"), lenders, Text("would be shown to", style="dim")]
     for reason in told:
-        read = ", ".join(title(owned) for owned, _ in reason.because[:N_READERS])
+        read = ", ".join(shorten(title(owned), 32, placeholder="…") for owned, _ in reason.because[:N_REASONS])
         line = Text(f"{reason.user} (simulated)", style="cyan", overflow="ellipsis", no_wrap=True)
         lines.append(Padding(line.append(f" who read {read}", style="default"), (0, 0, 0, 2)))
     heading = f"[bold]{escape(title(item_id))}[/]  {escape(author_of(workspace, item_id))}"
@@ -127,13 +131,17 @@ def book_panel(workspace: Workspace, item_id: str) -> Panel:
 
 def shares(told: Explanation) -> Text:
     """Return a bar of what the score is made of."""
-    parts = (("own past", told.own, "green"), ("borrowed", told.borrowed, "magenta"), ("text", told.text, "blue"))
-    total = sum(abs(value) for _, value, _ in parts) or 1.0
+    parts = (
+        ("own past", told.own, "█", "green"),
+        ("borrowed", told.borrowed, "▓", "magenta"),
+        ("text", told.text, "░", "blue"),
+    )
+    total = sum(abs(value) for _, value, _, _ in parts) or 1.0
     line = Text()
-    for _, value, colour in parts:
-        line.append("█" * round(BAR * abs(value) / total), style=colour)
-    for name, value, colour in parts:
-        line.append(f"  {name} {abs(value) / total:.0%}", style=colour)
+    for _, value, block, colour in parts:
+        line.append(block * round(BAR * abs(value) / total), style=colour)
+    for name, value, block, colour in parts:
+        line.append(f"  {block} {name} {abs(value) / total:.0%}", style=colour)
     return line
 
 
@@ -153,11 +161,8 @@ def next_steps(workspace: Workspace, config: Path) -> Panel:
         (f'llm-tail similar {config} "a detective on the moor"', "find books by words"),
         (f"llm-tail explain {config} {some}", "why a book is recommended"),
         (f"llm-tail recommend {config} {reader}", "what to show to a simulated reader"),
-        ("llm-tail config > my-shop.toml", "every setting; then name your files in it and"),
-        ("llm-tail run my-shop.toml", "run it on your own catalogue"),
+        ("llm-tail config > my-shop.toml", "your own catalogue: write all settings to a file, name your data in it"),
+        ("llm-tail run my-shop.toml", "then run the whole path on it"),
     )
-    table = Table.grid(padding=(0, 3))
-    for command, why in commands:
-        table.add_row(Text(command, style="bold"), Text(why, style="dim"))
-    return Panel(table, title="Next", title_align="left")
-
+    lines = [Text(why, style="dim").append(f"\n  {command}", style="not dim bold") for command, why in commands]
+    return Panel(Group(*lines), title="Next", title_align="left")

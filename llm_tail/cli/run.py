@@ -46,10 +46,8 @@ def run_stages(workspace: Workspace, until: str | None = None) -> list[StageResu
     started = time.perf_counter()
     results = workspace.run(until, on_stage=tell)
     n_done = sum(result.state == "done" for result in results)
-    say(
-        f"{n_done} of {len(results)} stages run in {time.perf_counter() - started:.1f} s, "
-        f"the others were finished; all of it lies in {workspace.folder}"
-    )
+    spent = f"{n_done} of {len(results)} stages run in {time.perf_counter() - started:.1f} s"
+    say(f"{spent if n_done else 'nothing to do: all stages were finished before'}; results are in {workspace.folder}")
     return results
 
 

@@ -1,0 +1,242 @@
+"""The verbs: what they print, where, and how they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from llm_tail.cli import app
+from llm_tail.config import RunConfig
+from tests import shop
+
+
+@pytest.fixture
+def call():
+    runner = CliRunner()
+
+    def call(*words, code=0):
+        done = runner.invoke(app, [str(word) for word in words])
+        assert done.exit_code == code, f"{done.exit_code}: {done.stdout}\n{done.stderr}\n{done.exception!r}"
+        return done
+
+    return call
+
+
+VERBS = [
+    *("demo", "run", "config", "audit", "finetune", "embed", "index", "graph", "fit", "evaluate"),
+    *("similar", "related", "recommend", "explain", "explore"),
+]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(call, verb):
+    text = call(verb, "--help").stdout
+    assert "Usage" in text
+    if verb not in ("demo",):
+        assert "--set" in text
+
+
+def test_help_lists_every_verb_and_the_settings_of_a_stage(call):
+    text = call("--help").stdout
+    assert all(verb in text for verb in VERBS)
+    assert "Layers to adapt" in call("finetune", "--help").stdout
+
+
+# ---- running
+
+
+def test_run_prints_the_table_of_stages_to_stdout_and_progress_to_stderr(call, finished_shop):
+    done = call("run", finished_shop)
+    assert "What it cost" in done.stdout and "hybrid" in done.stdout and "R@5" in done.stdout
+    assert "nothing to do" in done.stderr and "What it cost" not in done.stderr
+
+
+def test_run_as_json(call, finished_shop):
+    results = json.loads(call("run", finished_shop, "--json").stdout)
+    assert [entry["name"] for entry in results] == ["audit", "embed", "index", "graph", "fit", "evaluate"]
+    assert {entry["state"] for entry in results} == {"skipped"}
+    assert all(entry["seconds"] >= 0 and entry["peak_mb"] > 0 for entry in results)
+
+
+@pytest.mark.parametrize("verb", ["audit", "embed", "index", "graph", "fit", "evaluate"])
+def test_single_stages(call, finished_shop, verb):
+    done = call(verb, finished_shop)
+    assert done.stdout.strip() and "finished before" in done.stderr
+    assert isinstance(json.loads(call(verb, finished_shop, "--json").stdout), dict)
+
+
+def test_a_setting_can_be_overridden_on_any_verb(call, shop_copy):
+    assert "recommender" in call("fit", shop_copy, "--set", "hybrid.neighbors=3").stdout.lower()
+    done = call("recommend", shop_copy, "u01", code=1)
+    assert "run: llm-tail fit" in done.stderr
+
+
+def test_an_audit_with_errors_is_a_failure(call, tmp_path):
+    frame = shop.events().assign(item_id=lambda f: "x" + f["item_id"])
+    done = call("audit", shop.write(tmp_path, event_frame=frame), code=1)
+    assert "error" in done.stdout
+    assert "error" in call("run", tmp_path / "shop.toml", code=1).stderr
+
+
+# ---- asking
+
+
+def test_similar(call, finished_shop):
+    assert "kitchen" in call("similar", finished_shop, "k0", "-k", 3).stdout
+    done = call("similar", finished_shop, "the night sky", "-k", 2, "--json")
+    found = json.loads(done.stdout)
+    assert len(found) == 2 and {"item_id", "title", "similarity"} == set(found[0])
+    assert "searched for it as a text" in done.stderr
+
+
+def test_similar_by_id_loads_no_torch(finished_shop):
+    code = (
+        "import sys\nfrom llm_tail.cli import app\n"
+        f"try:\n app(['similar', {str(finished_shop)!r}, 'k0'])\nexcept SystemExit:\n pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "kitchen" in done.stdout and done.stderr.strip().endswith("False")
+
+
+def test_related(call, finished_shop):
+    assert "category" in call("related", finished_shop, "k0").stdout
+    found = json.loads(call("related", finished_shop, "k0", "--hops", 2, "-k", 4, "--json").stdout)
+    assert len(found) == 4 and {"item_id", "title", "relations", "weight", "hops", "via"} == set(found[0])
+    assert "did you mean 'brand'" in call("related", finished_shop, "k0", "--relation", "brnd", code=1).stderr
+
+
+def test_recommend_to_people_and_histories(call, finished_shop):
+    assert "For u01" in call("recommend", finished_shop, "u01", "u02", "-k", 3).stdout
+    found = json.loads(call("recommend", finished_shop, "--history", "k0, k1", "-k", 3, "--json").stdout)
+    assert found[0]["user_id"] is None and [item["rank"] for item in found[0]["items"]] == [1, 2, 3]
+    assert not {"k0", "k1"} & {item["item_id"] for item in found[0]["items"]}
+
+
+def test_recommend_by_files(call, finished_shop, tmp_path):
+    users, items, out = tmp_path / "people.txt", tmp_path / "items.txt", tmp_path / "deep" / "recs.parquet"
+    users.write_text("u01\n\nnobody\nu01\nu02\n", encoding="utf-8")
+    items.write_text("\ufeffk0\nk1\nk2\nm0\na0\ng0\n", encoding="utf-8")
+    done = call(
+        *("recommend", finished_shop, "--users", users, "--candidates", items, "-k", 2, "--out", out),
+        *("--model", "popularity"),
+    )
+    frame = pd.read_parquet(out)
+    assert list(frame.columns) == ["user_id", "item_id", "rank", "score"]
+    assert list(frame["user_id"].unique()) == ["u01", "nobody", "u02"] and frame["rank"].min() == 1
+    assert set(frame["item_id"]) <= {"k0", "k1", "k2", "m0", "a0", "g0"}
+    assert "1 of 3 people" in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize("model", ["ease", "content"])
+def test_recommend_with_any_model(call, shop_copy, model):
+    assert "For u01" in call("recommend", shop_copy, "u01", "--model", model).stdout
+
+
+def test_recommend_wrongly(call, finished_shop, tmp_path):
+    call("recommend", finished_shop, code=2)
+    call("recommend", finished_shop, "u01", "--history", "k0", code=2)
+    call("recommend", finished_shop, "--history", " , ", code=2)
+    call("recommend", finished_shop, "u01", "-k", 0, code=2)
+    assert "no user has the id 'uu01'" in call("recommend", finished_shop, "uu01", code=1).stderr
+    assert "expected .parquet or .csv" in call("recommend", finished_shop, "u01", "--out", "x.txt", code=1).stderr
+    assert "did you mean" in call("recommend", finished_shop, "u01", "--model", "hybird", code=1).stderr
+    (tmp_path / "none.txt").write_text("\n", encoding="utf-8")
+    assert "holds no ids" in call("recommend", finished_shop, "--users", tmp_path / "none.txt", code=1).stderr
+    assert "nowhere.txt" in call("recommend", finished_shop, "--users", tmp_path / "nowhere.txt", code=1).stderr
+
+
+def test_explain(call, finished_shop):
+    assert "signal borrowed from" in call("explain", finished_shop, "k0").stdout
+    told = json.loads(call("explain", finished_shop, "k0", "--user", "u01", "--json").stdout)
+    assert told["own"] + told["borrowed"] + told["text"] == pytest.approx(told["score"])
+    assert json.loads(call("explain", finished_shop, "k0", "--history", "k1,k2", "--json").stdout)["user"] == ""
+    call("explain", finished_shop, "k0", "--user", "u01", "--history", "k1", code=2)
+    assert "the closest are: k0" in call("explain", finished_shop, "kk0", code=1).stderr
+
+
+def test_explore_reads_lines_until_they_end(finished_shop):
+    done = subprocess.run(
+        [sys.executable, "-m", "llm_tail", "explore", str(finished_shop)],
+        input="k0\n:related\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Frying pan" in done.stdout and "bye" in done.stdout and done.stderr == ""
+
+
+# ---- settings and failures
+
+
+def test_config_prints_toml_that_reads_back(call, finished_shop, tmp_path):
+    (tmp_path / "all.toml").write_text(call("config").stdout, encoding="utf-8")
+    assert RunConfig.load(tmp_path / "all.toml") == RunConfig().resolved(tmp_path)
+    shown = call("config", finished_shop).stdout
+    (tmp_path / "shop.toml").write_text(shown, encoding="utf-8")
+    assert RunConfig.load(tmp_path / "shop.toml") == RunConfig.load(finished_shop)
+    changed = json.loads(call("config", "--set", "hybrid.neighbors=7", "--json").stdout)
+    assert changed["hybrid"]["neighbors"] == 7
+
+
+def test_shipped_configs_are_right(call):
+    from llm_tail.cli import config
+
+    folder = next(p for p in config.Path(__file__).parents if (p / "configs").is_dir()) / "configs"
+    for path in sorted(folder.glob("*.toml")):
+        call("config", path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "nowhere.toml"], "no config file"),
+        (["run", "{config}", "--set", "hybrid.neighbours=3"], "did you mean 'hybrid.neighbors'"),
+        (["run", "{config}", "--set", "neighbors"], "expected table.key=value"),
+        (["run", "{config}", "--until", "embd"], "did you mean 'embed'"),
+        (["finetune", "{config}"], "lora.enabled=true"),
+        (["related", "{config}", "kk0"], "the closest are: k0"),
+    ],
+)
+def test_foreseen_failures_are_one_line_and_exit_1(call, finished_shop, words, message):
+    done = call(*(word.format(config=finished_shop) for word in words), code=1)
+    assert message in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stdout == "" and "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_exit_2(call):
+    call("similar", code=2)
+    call("no-such-verb", code=2)
+    call("run", "--no-such-option", code=2)
+
+
+def test_an_interrupt_keeps_what_is_whole_and_the_next_run_resumes(tmp_path):
+    config = shop.write(tmp_path)
+    command = [sys.executable, "-m", "llm_tail", "run", str(config)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    record = tmp_path / "run" / "run.json"
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not record.exists():  # the first stage has ended, others have not
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "interrupted" in said and "goes on from there" in said and "Traceback" not in said
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    states = [entry["state"] for entry in json.loads(again.stdout)]
+    assert states[0] == "skipped" and states[-1] == "done"
+
+
+def test_a_closed_pipe_is_no_failure(finished_shop):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "llm_tail", "similar", str(finished_shop), "k0", "--json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 0 and "Traceback" not in done.stderr

@@ -1,0 +1,24 @@
+"""The small shop, run once for all tests that only ask it."""
+
+import shutil
+
+import pytest
+
+from tests import shop
+
+
+@pytest.fixture(scope="session")
+def finished_shop(tmp_path_factory):
+    """The config file of a run whose stages are all finished; not to be changed."""
+    from llm_tail.workspace import Workspace
+
+    config = shop.write(tmp_path_factory.mktemp("shop"))
+    Workspace.open(config).run()
+    return config
+
+
+@pytest.fixture
+def shop_copy(finished_shop, tmp_path):
+    """A finished run of one's own."""
+    shutil.copytree(finished_shop.parent, tmp_path / "shop", copy_function=shutil.copy2)
+    return tmp_path / "shop" / finished_shop.name

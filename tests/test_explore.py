@@ -1,0 +1,114 @@
+"""A conversation, line by line; and how it ends."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from llm_tail.explore import HELP, Explorer, Quit
+from llm_tail.workspace import Workspace
+
+
+@pytest.fixture
+def explorer(finished_shop):
+    return Explorer(Workspace.open(finished_shop), Console(file=io.StringIO(), width=100), k=5)
+
+
+def said(explorer, line):
+    console = Console(file=io.StringIO(), width=100)
+    console.print(explorer.answer(line))
+    return console.file.getvalue()
+
+
+def test_words_find_the_nearest_items(explorer):
+    text = said(explorer, "looking at the night sky")
+    assert "astronomy" in text and "similarity" in text and explorer.shown[0].startswith("a")
+    assert len(explorer.shown) == 5
+
+
+def test_an_id_shows_the_item_and_what_is_near(explorer):
+    text = said(explorer, "k0")
+    assert "Frying pan" in text and "Northwind" in text and "Nearest" in text
+    assert "k0" not in explorer.shown
+
+
+def test_a_number_means_the_last_list(explorer):
+    said(explorer, "k0")
+    second = explorer.shown[1]
+    assert explorer.workspace.catalog.title(second) in said(explorer, "2").splitlines()[0]
+    assert explorer.item == second
+    assert "there is no number 77" in said(explorer, "77")
+
+
+def test_lists_know_how_popular_things_are(explorer):
+    explorer.workspace.segments  # noqa: B018  (the loop reads it before the first question)
+    text = said(explorer, "k0")
+    assert "segment" in text and ("tail" in text or "head" in text or "cold" in text)
+
+
+def test_only_one_segment(explorer):
+    assert "cold items only" in said(explorer, ":segment cold")
+    said(explorer, "k0")
+    segments, row = explorer.workspace.segments, explorer.workspace.catalog.ids.row
+    assert explorer.shown and all(segments.name_of(row(item)) == "cold" for item in explorer.shown)
+    assert "all items" in said(explorer, ":segment")
+    assert "is no segment" in said(explorer, ":segment warm")
+
+
+def test_related_and_path(explorer):
+    assert "no item has been looked at" in said(explorer, ":related")
+    text = said(explorer, ":related k0")
+    assert "category" in text or "similar" in text
+    first = explorer.shown[0]
+    assert said(explorer, f":path k0 {first}").count("└") >= 1
+    assert said(explorer, ":path k0 1").count("└") >= 1
+    assert "two items" in said(explorer, ":path k0")
+
+
+def test_why_names_people_shares_and_lenders(explorer):
+    cold = explorer.workspace.catalog.ids[int(explorer.workspace.segments.cold.argmax())]
+    text = said(explorer, f":why {cold}")
+    assert "for u" in text and "own past 0%" in text and "borrowed" in text and "because of" in text
+
+
+def test_a_history_and_what_follows_from_it(explorer):
+    assert "give one first" in said(explorer, ":recommend")
+    assert "Frying pan, Bread knife" in said(explorer, ":history k0,k1")
+    text = said(explorer, ":recommend")
+    assert "kitchen" in text and not {"k0", "k1"} & set(explorer.shown)
+    assert "for the history at hand" in said(explorer, ":why 1")
+    assert "empty" in said(explorer, ":history")
+
+
+def test_commands_may_be_shortened_and_wrong_ones_are_answered(explorer):
+    assert said(explorer, ":h") and said(explorer, ":rel k0")
+    assert "there is no command :nonsense" in said(explorer, ":nonsense")
+    assert "no item has the id 'kk0'; the closest are: k0" in said(explorer, ":related kk0")
+    assert "type some words" in said(explorer, "   ")
+
+
+def test_help_names_every_command(explorer):
+    text = said(explorer, ":help")
+    assert all(f":{name}" in text for name in explorer._commands)
+    assert all(line.split()[0] in text for line in HELP)
+
+
+def test_quit(explorer):
+    with pytest.raises(Quit):
+        explorer.answer(":quit")
+
+
+@pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt, ":quit"])
+def test_the_loop_ends_kindly(explorer, monkeypatch, end):
+    lines = iter(["k0", "[bold]brackets[/] are words", end])
+
+    def answer(prompt):
+        line = next(lines)
+        if not isinstance(line, str):
+            raise line
+        return line
+
+    monkeypatch.setattr("builtins.input", answer)
+    explorer.loop()
+    text = explorer.console.file.getvalue()
+    assert "28 items" in text and "Frying pan" in text and text.rstrip().endswith("bye")

@@ -1,0 +1,263 @@
+"""The stages in order, skipped by fingerprint, each naming what it needs; and the rules about data."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llm_tail.config import RunConfig
+from llm_tail.errors import (
+    ConfigError,
+    CorruptArtifactError,
+    DataError,
+    LlmTailError,
+    StaleArtifactError,
+    UnknownIdError,
+)
+from llm_tail.run_record import RunRecord
+from llm_tail.workspace import STAGES, Workspace
+from tests import shop
+
+
+def states(results):
+    return {result.name: result.state for result in results}
+
+
+def test_the_whole_way(finished_shop):
+    workspace = Workspace.open(finished_shop)
+    assert [workspace.is_finished(name) for name in workspace.stages] == [True] * 6
+    assert len(workspace.catalog) == len(workspace.embeddings) == len(workspace.index) == len(workspace.graph) == 28
+    assert workspace.audit.ok
+    assert workspace.report.models == ("hybrid", "popularity", "ease")
+    assert "hybrid" in repr(workspace.report) or "3 models" in repr(workspace.report)
+    assert "evaluate" in repr(workspace)
+
+
+def test_a_second_run_does_nothing(finished_shop):
+    results = Workspace.open(finished_shop).run()
+    assert set(states(results).values()) == {"skipped"}
+    assert all(result.seconds >= 0 and result.peak_mb > 10 and result.finished for result in results)
+
+
+def test_only_what_a_setting_matters_to_runs_again(shop_copy):
+    again = states(Workspace.open(shop_copy, ["hybrid.neighbors=5"]).run())
+    assert [name for name, state in again.items() if state == "done"] == ["fit", "evaluate"]
+    back = states(Workspace.open(shop_copy).run(until="graph"))
+    assert set(back.values()) == {"skipped"}
+
+
+def test_going_back_to_an_earlier_setting_is_no_shortcut(shop_copy):
+    Workspace.open(shop_copy, ["index.links=4"]).run_stage("index")
+    assert Workspace.open(shop_copy).run_stage("index").state == "done"
+
+
+def test_what_makes_no_difference_runs_nothing(shop_copy):
+    workspace = Workspace.open(shop_copy, ["embedding.batch_tokens=512", "encoder.device=cpu"])
+    assert set(states(workspace.run()).values()) == {"skipped"}
+
+
+def test_a_changed_file_runs_all_that_reads_it_again(shop_copy):
+    items = shop.items()
+    items.loc[0, "title"] = "Wok"
+    items.to_csv(shop_copy.parent / "items.csv", index=False)
+    workspace = Workspace.open(shop_copy)
+    with pytest.raises(StaleArtifactError, match=r"'embed' was made from other data or settings; run: llm-tail embed"):
+        _ = workspace.embeddings
+    assert states(workspace.run(until="index")) == {"audit": "done", "embed": "done", "index": "done"}
+
+
+def test_a_touched_file_is_the_same_file(shop_copy):
+    os.utime(shop_copy.parent / "items.csv", (1, 1))
+    assert set(states(Workspace.open(shop_copy).run()).values()) == {"skipped"}
+
+
+def test_removed_results_are_made_again(shop_copy):
+    (shop_copy.parent / "run" / "graph" / "manifest.json").unlink()
+    again = states(Workspace.open(shop_copy).run(until="graph"))
+    assert [name for name, state in again.items() if state == "done"] == ["graph"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing"), [("index", "embed"), ("graph", "index"), ("fit", "embed"), ("evaluate", "fit")]
+)
+def test_a_stage_before_its_need_names_the_command(tmp_path, asked, missing):
+    config = shop.write(tmp_path)
+    with pytest.raises(StaleArtifactError, match=f"not there yet; run: llm-tail {missing} {config}"):
+        Workspace.open(config).run_stage(asked)
+
+
+@pytest.mark.parametrize("name", ["embeddings", "index", "graph", "hybrid", "report", "audit"])
+def test_asking_before_running_names_the_command(tmp_path, name):
+    with pytest.raises(StaleArtifactError, match="run: llm-tail "):
+        getattr(Workspace.open(shop.write(tmp_path)), name)
+
+
+def test_stages_that_do_not_exist_or_are_off(tmp_path):
+    workspace = Workspace.open(shop.write(tmp_path))
+    with pytest.raises(ConfigError, match="did you mean 'embed'"):
+        workspace.run(until="embd")
+    with pytest.raises(ConfigError, match=r"lora\.enabled=true"):
+        workspace.run(until="finetune")
+    assert "finetune" in Workspace.open(tmp_path / "shop.toml", ["lora.enabled=true"]).stages
+    assert set(workspace.stages) | {"finetune"} == set(STAGES)
+
+
+def test_on_stage_hears_of_beginning_and_end(finished_shop):
+    heard = []
+    Workspace.open(finished_shop).run("embed", on_stage=lambda name, result: heard.append((name, result is None)))
+    assert heard == [("audit", True), ("audit", False), ("embed", True), ("embed", False)]
+
+
+def test_baselines_are_fitted_on_first_use_and_kept(shop_copy):
+    workspace = Workspace.open(shop_copy)
+    first = workspace.model("item-knn").recommend(["u01"], k=3)[0]
+    assert (shop_copy.parent / "run" / "models" / "item-knn" / "manifest.json").is_file()
+    later = Workspace.open(shop_copy)
+    assert later.model("item-knn").recommend(["u01"], k=3)[0] == first
+    assert "split" not in later.__dict__  # it was read, not fitted again
+    with pytest.raises(ConfigError, match="did you mean 'ease'"):
+        workspace.model("eaze")
+
+
+def test_similar_by_id_and_by_text(finished_shop):
+    workspace = Workspace.open(finished_shop)
+    near = workspace.similar("k0", k=6)
+    assert "k0" not in near.item_ids and sum(x.startswith("k") for x in near.item_ids) >= 4
+    assert workspace.similar("looking at the night sky", k=3).item_ids[0].startswith("a")
+    with pytest.raises(DataError, match="empty text"):
+        workspace.similar("  ")
+
+
+def test_what_people_have_is_not_recommended(finished_shop):
+    workspace = Workspace.open(finished_shop)
+    for part in (workspace.split.train, workspace.split.validation):
+        frame = part.to_frame()
+        for user, got in workspace.hybrid.recommend(k=28):
+            owned = set(frame["item_id"][frame["user_id"] == user])
+            assert not owned & {item for item, _ in got}
+
+
+def test_models_and_graph_see_training_only(finished_shop):
+    workspace = Workspace.open(finished_shop)
+    train = workspace.split.train.matrix()
+    together = (train.T @ train).toarray() > 0
+    ties = workspace.graph.matrix("taken_together").toarray() > 0
+    assert not (ties & ~together).any()
+    ours = workspace.hybrid.histories[workspace.hybrid.users.rows(workspace.split.users.values)]
+    assert (ours != train).nnz == 0
+
+
+# ---- the rules about data
+
+
+def test_named_validation_is_tuned_on_and_may_hold_cold_items(tmp_path):
+    events = shop.events()
+    held = events["item_id"].isin(["k6", "m6"])
+    config = shop.write(tmp_path, event_frame=events[~held])
+    events[held].to_csv(tmp_path / "validation.csv", index=False)
+    workspace = Workspace.open(config, [f"data.validation={tmp_path / 'validation.csv'}"])
+    split = workspace.split
+    assert (len(split.train), len(split.validation), len(split.test)) == ((~held).sum(), held.sum(), 0)
+    assert {split.items[row] for row in np.flatnonzero(split.cold_validation)} == {"k6", "m6"}
+    assert "nothing to judge on" in workspace.run()[-1].note
+    with pytest.raises(DataError, match="nothing to judge on"):
+        _ = workspace.report
+
+
+def test_without_any_cut_everything_is_fitted_on(tmp_path):
+    workspace = Workspace.open(shop.write(tmp_path), ["split.method=none", "hybrid.tune=false"])
+    workspace.run(until="fit")
+    assert workspace.hybrid.histories.nnz == len(shop.events())
+
+
+def test_thresholds_apply_and_people_without_events_are_gone(tmp_path):
+    events = shop.events().assign(weight=5.0)
+    events.loc[events["user_id"] == "u00", "weight"] = 1.0
+    few = pd.DataFrame({"user_id": ["rare"], "item_id": ["k0"], "weight": [5.0]})
+    config = shop.write(tmp_path, event_frame=pd.concat([events, few]))
+    workspace = Workspace.open(config, ["data.positive=3.0", "data.min_user_events=2"])
+    assert "u00" not in workspace.interactions.users and "rare" not in workspace.interactions.users
+    assert "rare" in Workspace.open(config).interactions.users
+
+
+def test_interactions_that_match_nothing(tmp_path):
+    config = shop.write(tmp_path, event_frame=shop.events().assign(item_id=lambda f: "x" + f["item_id"]))
+    with pytest.raises(LlmTailError, match="catalogue"):
+        Workspace.open(config).run()
+    with pytest.raises(DataError, match="none of the"):
+        _ = Workspace.open(config).split
+
+
+def test_nothing_left_of_the_interactions(tmp_path):
+    with pytest.raises(DataError, match="min_user_events=99"):
+        _ = Workspace.open(shop.write(tmp_path), ["data.min_user_events=99"]).interactions
+
+
+def test_an_empty_catalogue_and_missing_files(tmp_path):
+    with pytest.raises(DataError, match=r"empty|no rows|no item"):
+        Workspace.open(shop.write(tmp_path, item_frame=shop.items()[:0])).run()
+    (tmp_path / "items.csv").unlink()
+    with pytest.raises(DataError, match=r"no file or folder .*items\.csv"):
+        Workspace.open(tmp_path / "shop.toml").run()
+    with pytest.raises(ConfigError, match="catalog is not set"):
+        Workspace.open(RunConfig(folder=str(tmp_path / "none"))).run()
+
+
+def test_a_catalogue_alone_can_be_searched(tmp_path):
+    workspace = Workspace.open(shop.write(tmp_path), ['data.interactions=""'])
+    assert workspace.stages == ("embed", "index", "graph")
+    assert states(workspace.run()) == dict.fromkeys(workspace.stages, "done")
+    assert workspace.graph.relations == ["similar", "category", "brand"]
+    with pytest.raises(ConfigError, match=r"fit needs interactions"):
+        workspace.run_stage("fit")
+
+
+def test_an_item_without_any_text_goes_along(tmp_path):
+    items = shop.items()
+    items.loc[3, ["title", "description"]] = ""
+    workspace = Workspace.open(shop.write(tmp_path, item_frame=items), ["hybrid.tune=false"])
+    workspace.run(until="fit")
+    assert not workspace.embeddings["k3"].any()
+    assert len(workspace.index.similar("k3", k=3)) == 0
+    assert len(workspace.hybrid.recommend(history=["k3"], k=3)[0]) == 3
+
+
+def test_unknown_items_are_told_with_the_closest(finished_shop):
+    workspace = Workspace.open(finished_shop)
+    with pytest.raises(UnknownIdError, match="closest"):
+        workspace.hybrid.explain("kk0", user="u01")
+    with pytest.raises(UnknownIdError):
+        workspace.graph.related("k99")
+
+
+# ---- the record
+
+
+def test_a_damaged_record_is_said(shop_copy):
+    (shop_copy.parent / "run" / "run.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CorruptArtifactError, match=r"run\.json.*remove it"):
+        Workspace.open(shop_copy)
+
+
+def test_an_interrupted_stage_is_not_taken_for_finished(shop_copy, monkeypatch):
+    from llm_tail.neighbors.graph import ItemGraph
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ItemGraph, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Workspace.open(shop_copy, ["graph.neighbors=3"]).run()
+    assert "graph" not in RunRecord(shop_copy.parent / "run")
+    again = states(Workspace.open(shop_copy, ["graph.neighbors=3"]).run(until="graph"))
+    assert again == {"audit": "skipped", "embed": "skipped", "index": "skipped", "graph": "done"}
+
+
+def test_the_record_keeps_what_stages_cost(finished_shop):
+    kept = json.loads((finished_shop.parent / "run" / "run.json").read_text(encoding="utf-8"))
+    assert set(kept["stages"]) == set(STAGES) - {"finetune"}
+    assert all(entry["seconds"] > 0 and entry["peak_mb"] > 10 for entry in kept["stages"].values())
+    assert set(kept["models"]) >= {"popularity", "ease"}
