@@ -3,7 +3,7 @@
 An artifact is a folder::
 
     embeddings/
-    ├── manifest.json      kind, format, fingerprint, facts, and for each file its size and sha256
+    ├── manifest.json      kind, format, fingerprint, facts, for each file its size and sha256, a digest of all this
     └── g-5f0c2a91d3e4/    one generation: the files themselves, under their plain names
 
 Writing makes a new generation beside the old one, then replaces ``manifest.json`` in one step (``os.replace``), then
@@ -51,15 +51,16 @@ def fingerprint(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype.str}{part.shape}".encode())
-            digest.update(
-                np.ascontiguousarray(part).data if part.dtype != object else "\0".join(map(str, part)).encode()
-            )
+            if part.dtype == object:
+                digest.update(json.dumps([str(x) for x in part.ravel()]).encode())
+            else:
+                digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
         elif isinstance(part, Path):
             digest.update(sha256(part).encode())
         elif isinstance(part, bytes):
             digest.update(part)
         else:
-            digest.update(json.dumps(part, sort_keys=True, default=str, ensure_ascii=False).encode())
+            digest.update(json.dumps(part, sort_keys=True, default=str).encode())
         digest.update(b"\x1e")
     return digest.hexdigest()[:16]
 
@@ -82,6 +83,7 @@ def write_json(path: Path, value: Any) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -165,19 +167,18 @@ def write_artifact(
         for path in sorted(p for p in draft.data.rglob("*") if p.is_file()):
             _sync(path)
             files[path.relative_to(draft.data).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        write_json(
-            folder / MANIFEST,
-            {
-                "kind": kind,
-                "format": FORMAT,
-                "fingerprint": fingerprint,
-                "generation": draft.data.name,
-                "facts": draft.facts,
-                "files": files,
-            },
-        )
+        manifest = {
+            "kind": kind,
+            "format": FORMAT,
+            "fingerprint": fingerprint,
+            "generation": draft.data.name,
+            "facts": json.loads(json.dumps(draft.facts, default=str)),
+            "files": files,
+        }
+        write_json(folder / MANIFEST, {**manifest, "digest": _digest(manifest)})
     except BaseException:
-        shutil.rmtree(draft.data, ignore_errors=True)
+        if not _is_current(folder, draft.data.name):  # Ctrl-C may come just after the new manifest took its place
+            shutil.rmtree(draft.data, ignore_errors=True)
         raise
     for old in folder.glob("g-*"):
         if old != draft.data:
@@ -190,7 +191,9 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
     Raises
     ------
     CorruptArtifactError
-        If the manifest is there but cannot be read.
+        If the manifest is there but cannot be read, or says something else than was written.
+    StaleArtifactError
+        If another version wrote it in another format.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -201,9 +204,19 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
         raise CorruptArtifactError(
             f"{path} is no readable manifest ({error}); remove the folder {path.parent} and run its stage again"
         ) from error
-    if not isinstance(manifest, dict) or not {"kind", "fingerprint", "generation", "files"} <= manifest.keys():
+    parts = {"kind", "format", "fingerprint", "generation", "facts", "files", "digest"}
+    if not isinstance(manifest, dict) or not parts <= manifest.keys():
         raise CorruptArtifactError(
             f"{path} lacks parts of a manifest; remove the folder {path.parent} and run its stage again"
+        )
+    if manifest.pop("digest") != _digest(manifest):
+        raise CorruptArtifactError(
+            f"{path} is not what was written; remove the folder {path.parent} and run its stage again"
+        )
+    if manifest["format"] != FORMAT:
+        raise StaleArtifactError(
+            f"{path} has the format {manifest['format']}, expected {FORMAT}; another version of llm_tail wrote it, "
+            "run its stage again"
         )
     return manifest
 
@@ -244,6 +257,8 @@ def read_artifact(
             f"(fingerprint {manifest['fingerprint']}, expected {fingerprint}); {run}"
         )
     data = folder / manifest["generation"]
+    if not data.is_dir() and read_manifest(folder) != manifest:  # it was replaced since the first look
+        return read_artifact(folder, kind, fingerprint, stage=stage)
     for name, expected in manifest["files"].items():
         path = data / name
         found = path.stat().st_size if path.is_file() else None
@@ -251,6 +266,28 @@ def read_artifact(
             state = "is missing" if found is None else f"is damaged ({found} bytes, {expected['bytes']} were written)"
             raise CorruptArtifactError(f"{path} {state}; remove the folder {folder}, then {run}")
     return Artifact(folder, kind, manifest["fingerprint"], manifest.get("facts", {}), data)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return fingerprint({name: manifest[name] for name in sorted(manifest)})
+
+
+def _is_current(folder: Path, generation: str) -> bool:
+    try:
+        manifest = read_manifest(folder)
+    except (CorruptArtifactError, StaleArtifactError, OSError):
+        return False
+    return manifest is not None and manifest["generation"] == generation
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut; Windows does so by itself."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _sync(path: Path) -> None:

@@ -52,10 +52,14 @@ class UnknownIdError(LlmTailError, LookupError):
     """
 
     def __init__(self, kind: str, unknown: str, known: Iterable[str] = ()) -> None:
+        self.kind = kind
         self.unknown = unknown
         self.closest = closest(unknown, known)
         hint = f"; the closest are: {', '.join(self.closest)}" if self.closest else ""
         super().__init__(f"no {kind} has the id {unknown!r}{hint}")
+
+    def __reduce__(self) -> tuple[type[UnknownIdError], tuple[str, str, list[str]]]:
+        return type(self), (self.kind, self.unknown, self.closest)  # so that it travels between processes
 
 
 class NotFittedError(LlmTailError, RuntimeError):
@@ -82,7 +86,11 @@ class MissingExtraError(LlmTailError, ImportError):
     """
 
     def __init__(self, library: str, extra: str) -> None:
+        self.library, self.extra = library, extra
         super().__init__(f"{library!r} is not installed; run: pip install 'llm-tail[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.library, self.extra)
 
 
 def closest(word: str, known: Iterable[str], n: int = 3) -> list[str]:

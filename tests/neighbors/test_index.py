@@ -233,7 +233,7 @@ def test_a_manifest_that_lost_its_settings_is_corrupt(few, tmp_path):
     NeighborIndex.build(few).save(tmp_path)
     manifest = tmp_path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"exact_below"', '"exact_belov"'))
-    with pytest.raises(CorruptArtifactError, match="exact_belov"):
+    with pytest.raises(CorruptArtifactError, match="not what was written"):
         NeighborIndex.load(tmp_path)
 
 
