@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -162,7 +162,9 @@ class HybridConfig(Settings):
 class EvaluationConfig(Settings):
     """``[evaluation]``: what is measured and against whom."""
 
-    k: list[int] = Field([10, 20], min_length=1, description="Lengths of the lists that are judged.")
+    k: list[Annotated[int, Field(ge=1)]] = Field(
+        [10, 20], min_length=1, description="Lengths of the lists that are judged."
+    )
     models: list[str] = Field(
         ["popularity", "content", "tfidf", "item-knn", "ease", "l3ae", "als"],
         description="Baselines that stand beside the hybrid.",
@@ -204,6 +206,8 @@ class RunConfig(Settings):
             raise ConfigError(f"there is no config file at {path}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is no valid TOML: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror or error}; expected a TOML file") from None
         for override in overrides:
             _override(values, override)
         try:
