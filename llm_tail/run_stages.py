@@ -79,7 +79,8 @@ def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:
     from llm_tail.embedding.store import EmbeddingStore
 
     store = EmbeddingStore.open(folder)
-    return repr(store.embed(workspace.catalog, workspace.encoder, workspace.item_text, workspace.config.embedding))
+    store.embed(workspace.catalog, workspace.encoder, workspace.item_text, workspace.config.embedding)
+    return str(store.report)
 
 
 def make_index(workspace: Workspace, folder: Path, made_from: str) -> str:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_tail.artifacts import fingerprint, read_artifact, read_manifest
+from llm_tail.artifacts import MANIFEST, fingerprint, read_artifact
 from llm_tail.config import RunConfig
 from llm_tail.errors import ConfigError, DataError, StaleArtifactError, closest
 from llm_tail.run_data import HELD, Events, make_split, read_catalog, read_raw, select_events
@@ -171,7 +171,7 @@ class Workspace:
     def is_finished(self, name: str) -> bool:
         """Say whether a stage's result is there and was made from the inputs and settings at hand."""
         made_from = self.fingerprint(name)
-        return self.record.matches("stages", name, made_from) and read_manifest(self._path(name)) is not None
+        return self.record.matches("stages", name, made_from) and (self._path(name) / MANIFEST).is_file()
 
     def fingerprint(self, stage: str) -> str:
         """Return the digest of everything that a stage is made from."""
@@ -330,7 +330,7 @@ class Workspace:
         if name not in self._models:
             made_from = fingerprint(name, self.fingerprint("embed"), self._split_key)
             folder = self.folder / "models" / name
-            if self.record.matches("models", name, made_from) and read_manifest(folder) is not None:
+            if self.record.matches("models", name, made_from) and (folder / MANIFEST).is_file():
                 # every entry of BASELINES is the class itself
                 self._models[name] = BASELINES[name].load(folder)  # type: ignore[attr-defined]
             else:
@@ -366,7 +366,7 @@ class Workspace:
     def _made(self, stage: str) -> Path:
         """Return the folder of a stage's result after checking that it is there and not out of date."""
         if not self.is_finished(stage):
-            there = stage in self.record and read_manifest(self._path(stage)) is not None
+            there = stage in self.record and (self._path(stage) / MANIFEST).is_file()
             state = "was made from other data or settings" if there else "is not there yet"
             raise StaleArtifactError(f"the result of {stage!r} {state}; run: llm-tail {stage} {self.source}")
         return self._path(stage)

@@ -216,9 +216,9 @@ def test_wrong_usage_is_exit_2(call):
     call("run", "--no-such-option", code=2)
 
 
-def test_an_interrupt_keeps_what_is_whole_and_the_next_run_resumes(tmp_path):
+def test_an_interrupt_keeps_what_is_whole_and_the_next_run_resumes(call, tmp_path):
     config = shop.write(tmp_path)
-    command = [sys.executable, "-m", "llm_tail", "run", str(config)]
+    command = [sys.executable, "-m", "llm_tail", "run", str(config), "--until", "index"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     record = tmp_path / "run" / "run.json"
     until = time.monotonic() + 60
@@ -228,7 +228,7 @@ def test_an_interrupt_keeps_what_is_whole_and_the_next_run_resumes(tmp_path):
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
     assert "interrupted" in said and "goes on from there" in said and "Traceback" not in said
-    again = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    again = call("run", config, "--until", "index", "--json")
     states = [entry["state"] for entry in json.loads(again.stdout)]
     assert states[0] == "skipped" and states[-1] == "done"
 
