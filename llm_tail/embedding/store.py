@@ -267,7 +267,7 @@ class EmbeddingStore:
 
     def _sound(self, shard: dict[str, Any]) -> bool:
         path = self.folder / shard["file"]
-        return path.is_file() and path.stat().st_size == shard["bytes"] and sha256(path) == shard["sha256"]
+        return path.is_file() and path.stat().st_size == shard["bytes"] and bool(sha256(path) == shard["sha256"])
 
     def _read(self, file: str, *names: str) -> dict[str, NDArray[Any]]:
         with safe_open(self.folder / file, framework="numpy") as tensors:
@@ -298,9 +298,14 @@ class _Job:
         shards: list[dict[str, Any]] = []
         with Bar("embedding", len(self.catalog)) as bar:
             for first in range(0, len(self.catalog), self.config.shard_items):
+                n_known = len(self.known)
                 shards.append(self._shard(len(shards), first))
-                self._write_manifest(self.complete, shards)
                 bar.advance(shards[-1]["n_items"])
+                if len(self.known) == n_known:
+                    continue  # it lay there already
+                # What an earlier, cut-off job left stays listed: a second crash shall not lose it.
+                left = {shard["file"]: shard for shard in [*shards, *(shard for shard, _, _ in self.known)]}
+                self._write_manifest(self.complete, list(left.values()))
         report = self.report
         if report.n_empty == report.n_items:
             raise DataError(
@@ -415,10 +420,11 @@ class _Job:
 
     def _sweep(self, kept: set[str]) -> None:
         """Remove what no manifest names: shards of older jobs, and what a crash left half-written."""
-        for path in self._shard_files():
+        for path in self._files():
             if path.name not in kept:
                 path.unlink(missing_ok=True)
 
-    def _shard_files(self) -> Iterator[Path]:
+    def _files(self) -> Iterator[Path]:
         yield from self.store.folder.glob("shard-*.safetensors")
         yield from self.store.folder.glob(".shard-*.part")
+        yield from self.store.folder.glob(f".{MANIFEST}.*")
