@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.interactions import Interactions
-from llm_tail.data.splits import HEAD_SHARE, Segments
+from llm_tail.data.segments import HEAD_SHARE, Segments
 from llm_tail.errors import DataError
 
 if TYPE_CHECKING:

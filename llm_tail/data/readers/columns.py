@@ -57,6 +57,9 @@ def number_column(column: pa.ChunkedArray) -> Numbers:
         return _finite(values, np.isnan(values), nothing)
     if not _is_text(array.type):
         return Numbers(np.full(len(array), np.nan), nothing, ~nothing)
+    quick = _all_numbers(array)
+    if quick is not None:
+        return quick
     words, missing = _words(array)
     values = _to_numbers(words)
     return _finite(values, missing, np.isnan(values) & ~missing)
@@ -71,6 +74,9 @@ def time_column(column: pa.ChunkedArray) -> Numbers:
     if not _is_text(array.type):
         numbers = number_column(pa.chunked_array([array]))
         return numbers._replace(values=_to_seconds(numbers.values))
+    quick = _all_numbers(array)
+    if quick is not None:
+        return quick._replace(values=_to_seconds(quick.values))
     words, missing = _words(array)
     values = _to_seconds(_to_numbers(words))
     rest = np.isnan(values) & ~missing
@@ -189,6 +195,15 @@ def _words(array: pa.Array) -> tuple[NDArray[np.object_], Bools]:
     folded = pc.utf8_lower(pc.utf8_trim_whitespace(array.cast(pa.string()))).fill_null("")
     missing = pc.is_in(folded, value_set=pa.array(["", "nan", "null", "none", "na", "n/a"]))
     return words, np.asarray(missing.to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _all_numbers(array: pa.Array) -> Numbers | None:
+    """Return a column of words where every cell is a number or empty, by Arrow's fast parser; else None."""
+    try:
+        values = pc.if_else(pc.equal(array, ""), None, array).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+    return _finite(np.asarray(values), np.isnan(values), np.zeros(len(values), dtype=bool))
 
 
 def _to_numbers(words: NDArray[np.object_]) -> NDArray[np.float64]:
