@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llm_tail.artifacts import read_manifest
 from llm_tail.config import RunConfig
 from llm_tail.errors import (
     ConfigError,
@@ -230,6 +231,24 @@ def test_unknown_items_are_told_with_the_closest(finished_shop):
         workspace.hybrid.explain("kk0", user="u01")
     with pytest.raises(UnknownIdError):
         workspace.graph.related("k99")
+
+
+# ---- fine-tuning
+
+
+def test_fine_tuning_sees_training_only_and_is_kept_only_where_it_wins(tmp_path):
+    overrides = ["lora.enabled=true", "lora.n_pairs=64", "lora.batch_size=16", "encoder.precision=fp32"]
+    workspace = Workspace.open(shop.write(tmp_path), overrides)
+    with pytest.raises(StaleArtifactError, match="run: llm-tail finetune"):
+        workspace.run_stage("embed")
+    results = workspace.run(until="embed")
+    assert "NDCG@20 of the texts alone on validation" in results[1].note
+    facts = read_manifest(tmp_path / "run" / "encoder")["facts"]
+    assert facts["pairs"]["n_events"] == len(workspace.split.train)
+    assert facts["kept"] == (facts["ndcg_tuned"] > facts["ndcg_base"])
+    reopened = Workspace.open(tmp_path / "shop.toml", overrides)
+    assert (reopened.encoder.adapter is not None) == facts["kept"]
+    assert reopened.embeddings.encoder == reopened.encoder.fingerprint
 
 
 # ---- the record

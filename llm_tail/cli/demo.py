@@ -67,7 +67,7 @@ def write_books(folder: Path, *, lora: bool = False) -> Path:
         folder="run",
         data={"catalog": "books.parquet", "interactions": "readings-simulated.parquet"},
         encoder={"name": DEFAULT_ENCODER},
-        lora={"enabled": lora},
+        lora={"enabled": lora, "n_pairs": 3200},
         graph={"relations": relations},
         evaluation={"k": [10], "models": RIVALS},
     )

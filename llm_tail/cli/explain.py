@@ -17,6 +17,7 @@ from llm_tail.cli.common import (
     print_json,
     split_ids,
 )
+from llm_tail.errors import DataError
 
 
 def explain(
@@ -39,7 +40,10 @@ def explain(
     hybrid = (workspace := open_workspace(config, overrides)).hybrid
     taken = None if history is None else split_ids(history)
     if user is None and taken is None:
-        user = hybrid.audience(item_id, k=1)[0][0]
+        people = hybrid.audience(item_id, k=1)
+        if not people:
+            raise DataError(f"everybody who took something has {item_id!r} already; give --user or --history")
+        user = people[0][0]
     told = hybrid.explain(item_id, user=user, history=taken, n=n)
     if as_json:
         print_json(told.to_dict())
