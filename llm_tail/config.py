@@ -152,7 +152,10 @@ class HybridConfig(Settings):
     kernel_power: float = Field(3.0, gt=0, le=20, description="Exponent of the text kernel max(0, cosine)^p.")
     text_weight: float = Field(0.05, ge=0, le=100, description="Weight of the direct text signal of every item.")
     thin_text_weight: float = Field(
-        0.25, ge=0, le=100, description="What is added to it for an item without evidence; fades with the square of it."
+        0.25,
+        ge=0,
+        le=100,
+        description="What an item without evidence borrows from the texts, beside its neighbours' IDs.",
     )
     tune: bool = Field(True, description="Choose ridge, pull, damping, gate, borrow and text weights on validation.")
     learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")

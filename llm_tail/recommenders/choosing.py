@@ -13,7 +13,7 @@ from llm_tail.progress import Bar
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter
 from llm_tail.recommenders.fusion import Floats, Signals, speech, text_signal
 from llm_tail.recommenders.learning import Neighborhood, attend, learn_attention
-from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, objective
+from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, is_better, objective
 
 if TYPE_CHECKING:
     from llm_tail.recommenders.attention import NeighborAttention
@@ -103,7 +103,7 @@ class Chooser:
                 before = best
                 for change in costly:
                     candidate = best.replace(**change)
-                    if candidate != best and (found := self._quality(candidate)) > quality:
+                    if candidate != best and is_better(found := self._quality(candidate), quality):
                         best, quality = candidate, found
                     bar.advance(1)
                 best, quality = coordinate_search(best, CHEAP, self._quality, passes=1)
@@ -113,9 +113,18 @@ class Chooser:
         self.config = best
 
     def _learn(self) -> dict[str, Any]:
-        """Train the attention; keep it only where validation says so."""
-        start = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}
-        untrained = self.measure(self.config)
+        """Train the attention; keep the best state on validation, which may be the untrained one."""
+        measured = [self.measure(self.config)]
+        best, kept = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}, 0
+
+        def look(_: int) -> None:
+            nonlocal best, kept
+            self._look_through(self.attention)
+            measured.append(self.measure(self.config))
+            if is_better(objective(measured[-1]), objective(measured[kept])):
+                best = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}
+                kept = len(measured) - 1
+
         losses = learn_attention(
             self.attention,
             self._neighborhood,
@@ -125,14 +134,14 @@ class Chooser:
             self._signals_of(self.config).mass,
             self.config,
             seed=self.seed,
+            look=look,
         )
-        plain, self._borrowing, self._signals = self._borrowing, self._attend(self.attention), None
-        trained = self.measure(self.config)
-        kept = objective(trained) > objective(untrained)
-        if not kept:
-            self.attention.load_state_dict(start)
-            self._borrowing, self._signals = plain, None
-        return {"kept": kept, "untrained": untrained, "trained": trained, "loss": losses[:: max(1, len(losses) // 20)]}
+        self.attention.load_state_dict(best)
+        self._look_through(self.attention)
+        return {"kept": kept > 0, "look": kept, "measured": measured, "loss": losses}
+
+    def _look_through(self, attention: NeighborAttention) -> None:
+        self._borrowing, self._signals = self._attend(attention), None
 
     def _attend(self, attention: NeighborAttention) -> sp.csr_matrix:
         return attend(attention, self._neighborhood, self._vectors, self._vectors[self.fitter.warm])

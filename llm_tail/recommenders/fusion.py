@@ -29,9 +29,9 @@ def trust(counts: NDArray[Any], config: HybridConfig) -> Floats:
 
 
 def text_weights(counts: NDArray[Any], config: HybridConfig) -> Floats:
-    """Return the weight of the text kernel for each item: text_weight + thin_text_weight / (1 + n)^2."""
-    thin = config.thin_text_weight / (1.0 + counts.astype(np.float64)) ** 2
-    return (config.text_weight + thin).astype(np.float32)
+    """Return the weight of the text kernel for each item: text_weight + (1 - trust) borrow thin_text_weight."""
+    thin = (1.0 - trust(counts, config)) * np.float32(config.borrow * config.thin_text_weight)
+    return np.asarray(thin + np.float32(config.text_weight), dtype=np.float32)
 
 
 def speech(counts: NDArray[Any], config: HybridConfig) -> Floats:

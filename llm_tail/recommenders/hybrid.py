@@ -9,7 +9,7 @@ The score of item i for a person is a sum over the items h that the person owns:
     A    attention of i over its semantic neighbours (`NeighborAttention`); rows sum to 1
     g_i  = n_i / (n_i + gate): how far an item with n_i people trusts its own ID; 0 where it is cold
     b    scale of what is borrowed
-    t_i  = text_weight + thin_text_weight / (1 + n_i)^2; m makes the text signal as large as the own one
+    t_i  = text_weight + (1 - g_i) b thin_text_weight; m makes the text signal as large as the own one
     w_h  = n_h^-damping: items that everybody owns say less of a person
 
 A cold item the person owns has no row in B; it speaks through its neighbours' rows. Nothing in the sum depends on who

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,12 +74,15 @@ def learn_attention(
     mass: float,
     config: HybridConfig,
     *,
-    n_steps: int = 300,
+    n_steps: int = 250,
+    n_scale: int = 50,
     n_users: int = 4096,
-    n_pairs: int = 128,
-    n_candidates: int = 256,
-    learning_rate: float = 3e-3,
+    n_pairs: int = 96,
+    n_candidates: int = 192,
+    learning_rate: float = 3e-4,
     seed: int = 0,
+    look: Callable[[int], None] | None = None,
+    look_every: int = 50,
 ) -> list[float]:
     """Train the attention in place and return its loss curve.
 
@@ -102,10 +106,12 @@ def learn_attention(
         Scale of the text kernel.
     config : HybridConfig
         Gate, borrow and text weights, all fixed here.
-    n_steps, n_users, n_pairs, n_candidates, learning_rate : int, float
+    n_steps, n_scale, n_users, n_pairs, n_candidates, learning_rate : int, float
         Size of the training. `n_users` people at most are looked at, so that memory stays at n_users * n_warm.
     seed : int
         Same seed, same result.
+    look : callable, optional
+        Called with the step every `look_every` steps after the scale was found.
 
     Returns
     -------
@@ -132,12 +138,14 @@ def learn_attention(
     gate = trust(evidence, config)
     scale = torch.nn.Parameter(torch.tensor(1.0 / max(float(own.std()), 1e-6)).log())
     optimizer = torch.optim.AdamW(
-        [{"params": list(attention.parameters()), "weight_decay": 1e-2}, {"params": [scale], "weight_decay": 0.0}],
-        lr=learning_rate,
+        [
+            {"params": list(attention.parameters()), "weight_decay": 1e-2, "lr": learning_rate},
+            {"params": [scale], "weight_decay": 0.0, "lr": 0.05},
+        ]
     )
     losses: list[float] = []
     warm_vectors = np.ascontiguousarray(vectors[warm])
-    for _ in track(range(n_steps), "attention", total=n_steps):
+    for step in track(range(n_steps), "attention", total=n_steps):
         events = rng.choice(len(chance), n_pairs, p=chance)
         person, target = event_person[events], taken.indices[events].astype(np.int64)
         others = rng.choice(len(warm), max(0, min(n_candidates, len(warm)) - n_pairs), replace=False)
@@ -160,6 +168,10 @@ def learn_attention(
         loss = functional.cross_entropy(logits, label)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        if step < n_scale:  # a wrong scale would teach the attention to be flat
+            attention.zero_grad()
         optimizer.step()
         losses.append(float(loss.detach()))
+        if look is not None and step >= n_scale and (step + 1) % look_every == 0:
+            look(step)
     return losses

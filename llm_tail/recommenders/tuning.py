@@ -14,7 +14,7 @@ from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.data.splits import Segments
 
-COLUMNS = ("warm", "tail", "cold", "overall")
+MIN_GAIN = 0.003
 
 
 @dataclass(frozen=True)
@@ -84,20 +84,32 @@ class ValidationTask:
         """
         open_scores = np.array(scores, dtype=np.float32, copy=True)
         open_scores[self.histories.nonzero()] = -np.inf
+        rankings = (
+            (("warm", "tail"), self.warm_candidates),
+            (("cold",), self.cold_candidates),
+            (("overall",), self.warm_candidates | self.cold_candidates),
+        )
         measured = {}
-        for name, relevant in self.relevant.items():
-            if relevant.nnz == 0:
+        for names, candidates in rankings:
+            wanted = self.relevant[names[0]]
+            if wanted.nnz == 0:
                 continue
-            candidates = {"cold": self.cold_candidates, "overall": self.warm_candidates | self.cold_candidates}.get(
-                name, self.warm_candidates
-            )
-            measured[name] = _mean_ndcg(open_scores, candidates, relevant, self.k)
+            gains = _gains(open_scores, candidates, wanted, self.k)
+            for name in names:
+                relevant = self.relevant[name]
+                if relevant.nnz:
+                    measured[name] = _mean_ndcg(gains.multiply(relevant), relevant, self.k)
         return measured
 
 
 def objective(measured: Mapping[str, float]) -> float:
     """Return the one number that is maximised: the mean of the columns."""
     return float(np.mean(list(measured.values()))) if measured else 0.0
+
+
+def is_better(found: float, best: float) -> bool:
+    """Return whether a change is worth it: smaller gains than MIN_GAIN are as likely luck as not."""
+    return found > best * (1.0 + MIN_GAIN)
 
 
 def coordinate_search(
@@ -127,7 +139,7 @@ def coordinate_search(
                 if value == getattr(best, name):
                     continue
                 candidate = best.replace(**{name: value})
-                if (found := quality(candidate)) > best_quality + 1e-7:
+                if is_better(found := quality(candidate), best_quality):
                     best, best_quality = candidate, found
         if best == before:
             break
@@ -141,22 +153,30 @@ def _columns(matrix: sp.csr_matrix, mask: NDArray[np.bool_]) -> sp.csr_matrix:
     return kept
 
 
-def _mean_ndcg(scores: NDArray[np.float32], candidates: NDArray[np.bool_], relevant: sp.csr_matrix, k: int) -> float:
-    """Return the mean NDCG@k of people with something relevant, from the rank of each relevant item alone.
+def _gains(
+    scores: NDArray[np.float32], candidates: NDArray[np.bool_], relevant: sp.csr_matrix, k: int
+) -> sp.csr_matrix:
+    """Return 1 / log2(1 + rank) of each relevant item within the first k, from its rank alone: nothing is sorted.
 
     A tie counts as lost: a model that scores everything alike has found nothing.
     """
     allowed = np.flatnonzero(candidates)
     person, item = relevant.nonzero()
-    gains = np.zeros(relevant.shape[0])
-    block = max(1, (64 << 20) // (4 * max(1, len(allowed))))
+    mine = scores[person, item]
     narrow = np.ascontiguousarray(scores[:, allowed])  # (n_users, n_candidates)
+    rank = np.empty(len(person), dtype=np.int64)
+    block = max(1, (16 << 20) // (4 * max(1, len(allowed))))
     for start in range(0, len(person), block):
-        who, what = person[start : start + block], item[start : start + block]
-        rank = (narrow[who] >= scores[who, what][:, None]).sum(axis=1)  # 1 is best, the item itself counts
-        gain = np.where((rank <= k) & np.isfinite(scores[who, what]), 1.0 / np.log2(np.maximum(rank, 1) + 1.0), 0.0)
-        np.add.at(gains, who, gain)
+        part = slice(start, start + block)
+        rank[part] = np.count_nonzero(narrow[person[part]] >= mine[part, None], axis=1)  # 1 is best: it counts itself
+    found = (rank <= k) & np.isfinite(mine)
+    gains = np.where(found, 1.0 / np.log2(np.maximum(rank, 1) + 1.0), 0.0)
+    return sp.csr_matrix((gains, (person, item)), shape=relevant.shape)
+
+
+def _mean_ndcg(gains: sp.csr_matrix, relevant: sp.csr_matrix, k: int) -> float:
+    """Return the mean over people with something relevant of gained over ideal."""
     n_relevant = np.diff(relevant.indptr)
     ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))])[np.minimum(n_relevant, k)]
     asked = n_relevant > 0
-    return float((gains[asked] / ideal[asked]).mean())
+    return float((np.asarray(gains.sum(axis=1)).ravel()[asked] / ideal[asked]).mean())
