@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,6 @@ class Explorer:
 
     def loop(self) -> None:
         """Read lines until the person leaves; a wrong line is answered, never fatal."""
-        import contextlib
-
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` its history and its arrow keys)
         catalog = self.workspace.catalog

@@ -36,7 +36,7 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
     with write_artifact(folder, "audit", made_from, {"audit": found.to_dict()}):
         pass
     n = Counter(finding.severity for finding in found.findings)
-    return f"{n['error']} errors, {n['warning']} warnings, {n['note']} notes"
+    return f"errors: {n['error']}, warnings: {n['warning']}, notes: {n['note']}"
 
 
 def make_encoder(workspace: Workspace, folder: Path, made_from: str) -> str:

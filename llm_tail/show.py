@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from llm_tail.workspace import Workspace
 
 KINDS = ("categories", "category", "genres", "genre", "subjects", "brand", "author", "authors")
+SHORT_ID = 14  # characters that always find room
 STYLES = {"head": "green", "tail": "yellow", "cold": "cyan"}
 
 
@@ -37,15 +39,14 @@ def items_table(
     """
     catalog, kind = workspace.catalog, category_column(workspace.catalog)
     segments = workspace.__dict__.get("segments")  # never read for a table alone
-    table = Table(title=None if title is None else escape(title), title_justify="left", title_style="bold")
-    table.add_column("", justify="right", style="dim")
-    table.add_column(value, justify="right")
-    table.add_column("title", ratio=3, overflow="ellipsis", no_wrap=True)
+    table = _table(title, (value, "right"))
+    table.add_column("title", ratio=5, no_wrap=True, overflow="ellipsis")
     if kind:
-        table.add_column(kind, ratio=1, overflow="ellipsis", no_wrap=True, style="dim")
+        table.add_column(kind, ratio=3, no_wrap=True, overflow="ellipsis", style="dim")
     if segments is not None:
-        table.add_column("segment")
-    table.add_column("id", no_wrap=True, style="dim")
+        table.add_column("segment", no_wrap=True)
+    items = list(items)
+    _add_ids(table, [item_id for item_id, _ in items])
     for number, (item_id, number_value) in enumerate(items, 1):
         cells: list[RenderableType] = [str(number), f"{number_value:.3f}", Text(catalog.title(item_id))]
         if kind:
@@ -58,15 +59,14 @@ def items_table(
 
 def related_table(workspace: Workspace, related: Iterable[Related]) -> Table:
     """Return a table of items that are tied to another, and how."""
-    table = Table()
-    table.add_column("", justify="right", style="dim")
-    table.add_column("strength", justify="right")
-    table.add_column("title", ratio=3, overflow="ellipsis", no_wrap=True)
-    table.add_column("tied by", ratio=2)
-    table.add_column("id", no_wrap=True, style="dim")
+    table = _table(None, ("strength", "right"))
+    table.add_column("title", ratio=3, no_wrap=True, overflow="ellipsis")
+    table.add_column("tied by", ratio=4)
+    related = list(related)
+    _add_ids(table, [tie.item_id for tie in related])
     for number, tie in enumerate(related, 1):
         way = (" > " if tie.hops > 1 else ", ").join(words(name) for name in tie.relations)
-        via = f" via {', '.join(workspace.catalog.title(x) for x in tie.via)}" if tie.via else ""
+        via = f"\nvia {', '.join(workspace.catalog.title(x) for x in tie.via)}" if tie.via else ""
         title = Text(workspace.catalog.title(tie.item_id))
         table.add_row(str(number), f"{tie.weight:.3f}", title, Text(way + via), Text(tie.item_id))
     return table
@@ -105,14 +105,10 @@ def explanation(workspace: Workspace, told: Explanation) -> RenderableType:
 
 def stage_table(results: Sequence[StageResult]) -> Table:
     """Return what each stage cost."""
-    table = Table(title="What it cost", title_justify="left", title_style="bold")
-    table.add_column("stage")
-    table.add_column("seconds", justify="right")
-    table.add_column("peak memory, MB", justify="right")
-    table.add_column("this time", style="dim")
-    table.add_column("result", ratio=1, overflow="ellipsis", no_wrap=True, style="dim")
+    table = _table("What it cost", ("seconds", "right"), ("peak MB", "right"), ("this time", "left"), first="stage")
+    table.add_column("result", ratio=1, no_wrap=True, overflow="ellipsis", style="dim")
     for result in results:
-        state = "run" if result.state == "done" else "finished before"
+        state = "run" if result.state == "done" else "skipped"
         table.add_row(result.name, f"{result.seconds:.1f}", f"{result.peak_mb:,.0f}", state, Text(result.note))
     return table
 
@@ -134,6 +130,23 @@ def category(catalog: Catalog, item_id: str, column: str) -> str:
 def segment_text(name: str) -> Text:
     """Return head, tail or cold in its colour."""
     return Text(name, style=STYLES.get(name, ""))
+
+
+def _table(title: str | None, *columns: tuple[str, Literal["left", "right"]], first: str = "") -> Table:
+    """Return a table whose given columns are never squeezed; those added later with a ratio share the rest."""
+    table = Table(title=None if title is None else escape(title), title_justify="left", title_style="bold")
+    table.box, table.show_edge, table.pad_edge = box.SIMPLE_HEAD, False, False
+    table.expand = True  # only then do the flexible columns leave the others alone
+    table.add_column(first, justify="left" if first else "right", no_wrap=True, style="" if first else "dim")
+    for name, justify in columns:
+        table.add_column(name, justify=justify, no_wrap=True)
+    return table
+
+
+def _add_ids(table: Table, ids: Sequence[str]) -> None:
+    """Add the last column; an id is to be copied, so a long one is folded and never cut."""
+    short = all(len(item_id) <= SHORT_ID for item_id in ids)
+    table.add_column("id", style="dim", no_wrap=short, overflow="fold", ratio=None if short else 3)
 
 
 def words(name: str) -> str:

@@ -1,6 +1,7 @@
 """A conversation, line by line; and how it ends."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -22,6 +23,7 @@ def said(explorer, line):
 
 def test_words_find_the_nearest_items(explorer):
     text = said(explorer, "looking at the night sky")
+    assert re.search(r"\b1 +0\.\d{3} +\w", text)  # numbers are never squeezed away
     assert "astronomy" in text and "similarity" in text and explorer.shown[0].startswith("a")
     assert len(explorer.shown) == 5
 
