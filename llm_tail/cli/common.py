@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -54,6 +55,16 @@ class Verbs(TyperGroup):
         except KeyboardInterrupt:
             say("\ninterrupted; what was finished is kept, and the same command goes on from there")
             raise typer.Exit(130) from None
+
+
+def program() -> str:
+    """Return how this tool is called from here: by its name where the shell finds it, else by its path."""
+    if shutil.which("llm-tail"):
+        return "llm-tail"
+    called = Path(sys.argv[0])
+    if called.name != "llm-tail":
+        return "python -m llm_tail"
+    return str(called.relative_to(Path.cwd()) if called.is_relative_to(Path.cwd()) else called)
 
 
 def open_workspace(config: Path, overrides: Sequence[str] | None) -> Workspace:

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from llm_tail.cli.common import out, say
+from llm_tail.cli.common import out, program, say
 from llm_tail.cli.run import run_stages
 from llm_tail.config import DEFAULT_ENCODER, RunConfig
 
@@ -62,13 +62,12 @@ def write_books(folder: Path, *, lora: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     catalog.save(folder / "books.parquet")
     readings.to_frame().to_parquet(folder / "readings-simulated.parquet", index=False)
-    relations = [name for name in ("author", "authors", "subjects", "genres") if name in catalog.columns]
     config = RunConfig(
         folder="run",
         data={"catalog": "books.parquet", "interactions": "readings-simulated.parquet"},
         encoder={"name": DEFAULT_ENCODER},
         lora={"enabled": lora, "n_pairs": 3200},
-        graph={"relations": relations},
+        graph={"relations": ["author", "series", "subjects"]},
         evaluation={"k": [10], "models": RIVALS},
     )
     said = "# The books are real, their readers are simulated. `llm-tail config` says what each setting means.\n"
@@ -155,14 +154,14 @@ def author_of(workspace: Workspace, item_id: str) -> str:
 def next_steps(workspace: Workspace, config: Path) -> Panel:
     """Return the commands to type next."""
     some = cold_books(workspace)[0]
-    reader = workspace.split.users[0]
+    reader, tool = workspace.split.users[0], program()
     commands = (
-        (f"llm-tail explore {config}", "ask again and again"),
-        (f'llm-tail similar {config} "a detective on the moor"', "find books by words"),
-        (f"llm-tail explain {config} {some}", "why a book is recommended"),
-        (f"llm-tail recommend {config} {reader}", "what to show to a simulated reader"),
-        ("llm-tail config > my-shop.toml", "your own catalogue: write all settings to a file, name your data in it"),
-        ("llm-tail run my-shop.toml", "then run the whole path on it"),
+        (f"{tool} explore {config}", "ask again and again"),
+        (f'{tool} similar {config} "a detective on the moor"', "find books by words"),
+        (f"{tool} explain {config} {some}", "why a book is recommended"),
+        (f"{tool} recommend {config} {reader}", "what to show to a simulated reader"),
+        (f"{tool} config > my-shop.toml", "your own catalogue: write all settings to a file, name your data in it"),
+        (f"{tool} run my-shop.toml", "then run the whole path on it"),
     )
     lines = [Text(why, style="dim").append(f"\n  {command}", style="not dim bold") for command, why in commands]
     return Panel(Group(*lines), title="Next", title_align="left")
