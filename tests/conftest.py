@@ -1,10 +1,13 @@
 """The small shop, run once for all tests that only ask it."""
 
+import os
 import shutil
 
 import pytest
 
 from tests import shop
+
+os.environ["MPLBACKEND"] = "Agg"  # nobody looks at a window while tests run
 
 
 @pytest.fixture(scope="session")
