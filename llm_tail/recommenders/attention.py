@@ -74,8 +74,7 @@ class NeighborAttention(nn.Module):
         Tensor, shape (n, k)
             Non-negative, each row sums to 1; all zero for an item without any neighbour.
         """
-        query, key = self.query(items), self.key(neighbors)  # (n, dim), (n, k, dim)
-        logits = torch.einsum("nd,nkd->nk", query, key) / self.log_temperature.exp()  # (n, k)
+        logits = self.key.dot(self.query(items), neighbors) / self.log_temperature.exp()  # (n, k)
         logits = logits + self.evidence * evidence + edges @ self.relations
         weights = logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)
         return weights.nan_to_num(0.0)  # the softmax over nothing is nothing
@@ -93,3 +92,9 @@ class Residual(nn.Module):
         """Return x of shape (..., dim), moved."""
         moved: Tensor = x + (x @ self.down) @ self.up
         return moved
+
+    def dot(self, query: Tensor, x: Tensor) -> Tensor:
+        """Return the products, shape (n, k), of query (n, dim) and x (n, k, dim) moved; moving x itself is slower."""
+        turned = query @ self.up.T  # (n, rank)
+        products: Tensor = torch.einsum("nd,nkd->nk", query, x) + torch.einsum("nr,nkr->nk", turned, x @ self.down)
+        return products

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 
 from llm_tail.config import HybridConfig
 from llm_tail.progress import Bar
-from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter
+from llm_tail.recommenders.collaborative import GramFitter
 from llm_tail.recommenders.fusion import Floats, Signals, speech, text_signal
-from llm_tail.recommenders.learning import Neighborhood, attend, learn_attention
+from llm_tail.recommenders.learning import Neighborhood, PretendCold, attend, learn_attention
 from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, is_better, objective
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ PENALTIES = ((50.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
 ROUNDS = 2
+LEARN_USERS = 4096  # people whom the attention learns from
 
 
 class Chooser:
@@ -51,7 +52,8 @@ class Chooser:
 
     Notes
     -----
-    Memory: about six arrays of (people asked, n_items) float32, at most 4,000 people, beside the closed form.
+    Memory: about six arrays of (people asked, n_items) float32, at most 4,000 people, beside the closed form and its
+    solutions, n_warm^2 float32 for each pair of penalties tried.
     """
 
     def __init__(
@@ -69,7 +71,6 @@ class Chooser:
         self.config, self.attention, self.seed = config, attention, seed
         self._train, self._vectors, self._neighborhood = train, vectors, neighborhood
         self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
-        self._solved: dict[tuple[float, float], CollaborativeEmbeddings] = {}
         self._signals: tuple[Any, Signals] | None = None
         self._text: tuple[Any, Floats] | None = None
 
@@ -125,17 +126,17 @@ class Chooser:
                 best = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}
                 kept = len(measured) - 1
 
-        losses = learn_attention(
-            self.attention,
+        task = PretendCold(
             self._neighborhood,
-            self._solve(self.config),
+            self.fitter.fit(self.config.ridge, self.config.pull),
             self._damped(self._train, self.config),
             self._vectors,
             self._signals_of(self.config).mass,
             self.config,
-            seed=self.seed,
-            look=look,
+            n_users=LEARN_USERS,
+            rng=np.random.default_rng(self.seed),
         )
+        losses = learn_attention(self.attention, task, look=look)
         self.attention.load_state_dict(best)
         self._look_through(self.attention)
         return {"kept": kept > 0, "look": kept, "measured": measured, "loss": losses}
@@ -145,12 +146,6 @@ class Chooser:
 
     def _attend(self, attention: NeighborAttention) -> sp.csr_matrix:
         return attend(attention, self._neighborhood, self._vectors, self._vectors[self.fitter.warm])
-
-    def _solve(self, config: HybridConfig) -> CollaborativeEmbeddings:
-        key = (config.ridge, config.pull)
-        if key not in self._solved:
-            self._solved[key] = self.fitter.fit(*key)
-        return self._solved[key]
 
     def _damped(self, histories: sp.csr_matrix, config: HybridConfig) -> sp.csr_matrix:
         return sp.csr_matrix(histories @ sp.diags(speech(self._counts, config)))
@@ -162,8 +157,7 @@ class Chooser:
             histories = self._damped(self.task.histories, config)
             if self._text is None or self._text[0] != config.damping:
                 self._text = (config.damping, text_signal(histories, self._vectors, config.kernel_power))
-            signals = Signals.of(
-                histories, self._solve(config), self._borrowing, self._vectors, config.kernel_power, self._text[1]
-            )
-            self._signals = (key, signals)
+            collaborative = self.fitter.fit(config.ridge, config.pull)
+            text, power = self._text[1], config.kernel_power
+            self._signals = (key, Signals.of(histories, collaborative, self._borrowing, self._vectors, power, text))
         return self._signals[1]

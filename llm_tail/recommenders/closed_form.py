@@ -163,7 +163,7 @@ def _inverse(gram: Any, rows: NDArray[np.int64], ridge: float) -> NDArray[np.flo
     """Return (gram[rows, rows] + ridge I)^-1 by Cholesky, in place of one float64 copy."""
     is_sparse = sp.issparse(gram)
     part = gram.tocsr()[rows][:, rows].toarray() if is_sparse else gram[np.ix_(rows, rows)]
-    matrix = np.array(part, dtype=np.float64, order="F")
+    matrix = np.array(part, dtype=np.float64, order="C").T  # LAPACK wants columns; of a symmetric matrix the rows do
     if len(rows) == 0:
         return matrix
     matrix[np.diag_indices_from(matrix)] += ridge

@@ -35,7 +35,7 @@ class CollaborativeEmbeddings:
 
 
 class GramFitter:
-    """Solves for `CollaborativeEmbeddings` again and again on the same data with other penalties.
+    """Solves for `CollaborativeEmbeddings` again and again on the same data with other penalties; keeps each solution.
 
     Parameters
     ----------
@@ -55,19 +55,28 @@ class GramFitter:
     """
 
     def __init__(self, train: sp.csr_matrix, vectors: NDArray[Any], text_ridge: float, max_items: int) -> None:
-        counts = np.asarray(train.sum(axis=0)).ravel()
-        self.warm: Rows = np.flatnonzero(counts > 0).astype(np.int64)
-        n = len(self.warm)
-        if n > max_items:
-            raise DataError(
-                f"{n:,} items have interactions and the closed form is set to take at most {max_items:,}; "
-                f"{n:,} would need about {20 * n * n / 2**30:.0f} GB. Raise [hybrid] max_items if you have them, "
-                "or leave out the least popular items' interactions"
-            )
+        self.warm = check_size(train, max_items)
         taken = train[:, self.warm]
         self.gram = (taken.T @ taken).tocsr()
         self.text = text_weights(vectors[self.warm], text_ridge)  # (n_warm, n_warm)
+        self._solved: dict[tuple[float, float], CollaborativeEmbeddings] = {}
 
     def fit(self, ridge: float, pull: float) -> CollaborativeEmbeddings:
-        """Solve for one pair of penalties; O(n_warm^3)."""
-        return CollaborativeEmbeddings(l3ae_weights(self.gram, self.text, ridge, pull), self.warm)
+        """Solve for one pair of penalties; O(n_warm^3) time at the first call, n_warm^2 float32 are kept."""
+        if (ridge, pull) not in self._solved:
+            solved = CollaborativeEmbeddings(l3ae_weights(self.gram, self.text, ridge, pull), self.warm)
+            self._solved[ridge, pull] = solved
+        return self._solved[ridge, pull]
+
+
+def check_size(train: sp.csr_matrix, max_items: int) -> Rows:
+    """Return the rows of the items that have interactions; raise `DataError` where these are more than `max_items`."""
+    warm: Rows = np.flatnonzero(np.asarray(train.sum(axis=0)).ravel() > 0).astype(np.int64)
+    n = len(warm)
+    if n > max_items:
+        raise DataError(
+            f"{n:,} items have interactions and the closed form is set to take at most {max_items:,}; "
+            f"{n:,} would need about {20 * n * n / 2**30:.0f} GB. Raise [hybrid] max_items if you have them, "
+            "or leave out the least popular items' interactions"
+        )
+    return warm

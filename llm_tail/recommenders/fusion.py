@@ -25,7 +25,8 @@ def trust(counts: NDArray[Any], config: HybridConfig) -> Floats:
     [0.0, 0.5, 0.75]
     """
     n = counts.astype(np.float32)
-    return np.divide(n, n + np.float32(config.gate), out=np.zeros_like(n), where=n > 0)
+    share: Floats = np.divide(n, n + np.float32(config.gate), out=np.zeros_like(n), where=n > 0)
+    return share
 
 
 def text_weights(counts: NDArray[Any], config: HybridConfig) -> Floats:
@@ -36,12 +37,12 @@ def text_weights(counts: NDArray[Any], config: HybridConfig) -> Floats:
 
 def speech(counts: NDArray[Any], config: HybridConfig) -> Floats:
     """Return how much each owned item says of a person: n^-damping, with n at least 1."""
-    return (np.maximum(counts, 1).astype(np.float64) ** -config.damping).astype(np.float32)
+    return np.asarray(np.maximum(counts, 1).astype(np.float64) ** -config.damping, dtype=np.float32)
 
 
 def text_kernel(a: Floats, b: Floats, power: float) -> Floats:
     """Return max(0, cosine)^power of unit rows, shape (len(a), len(b))."""
-    kernel = np.maximum(a @ b.T, np.float32(0.0))
+    kernel: Floats = np.maximum(a @ b.T, np.float32(0.0))
     np.power(kernel, np.float32(power), out=kernel)
     return kernel
 
@@ -59,7 +60,7 @@ class Signals:
     text : array of float32, shape (n_histories, n_items)
         By words.
     mass : float
-        What the text has to be multiplied with to be as large as `own` on warm items.
+        What the text has to be multiplied with to be as large as `own` on warm items; 1 where either is silent.
     """
 
     own: Floats
@@ -84,8 +85,9 @@ class Signals:
         own[:, warm] = narrow
         borrowed = np.zeros((0, 0), np.float32) if borrowing is None else np.ascontiguousarray((borrowing @ narrow.T).T)
         text = text_signal(histories, vectors, power) if text is None else text
-        total = float(text[:, warm].sum(dtype=np.float64))
-        mass = float(np.abs(narrow).sum(dtype=np.float64)) / total if total > 0 else 0.0
+        spoken = float(np.abs(narrow).sum(dtype=np.float64))
+        worded = float(text.sum(axis=0, dtype=np.float64)[warm].sum())
+        mass = spoken / worded if spoken > 0 and worded > 0 else 1.0  # nobody shares anything yet: words alone speak
         return cls(own, borrowed, text, mass)
 
     def fuse(self, counts: NDArray[Any], config: HybridConfig) -> Floats:

@@ -31,9 +31,8 @@ from llm_tail.data.ids import IdMap, Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.data.splits import split_cold_items
 from llm_tail.errors import DataError
-from llm_tail.neighbors.exact import nearest
 from llm_tail.recommenders.base import Recommender
-from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter
+from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, check_size
 from llm_tail.recommenders.fusion import Floats, Signals, speech, text_kernel, text_weights, trust
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Explanation:
     own, borrowed, text : float
         What the item's own ID, its semantic neighbours and the words said.
     because : list of (item_id, float)
-        The owned items that spoke for it and how much of the score each brought, most first.
+        The owned items that spoke for or against it and how much of the score each brought, most first.
     neighbors : list of (item_id, float)
         The neighbours it borrowed from and their attention weights, which sum to at most 1, most first.
     """
@@ -110,7 +109,7 @@ class HybridRecommender(Recommender):
     >>> events = Interactions.from_pairs([(u, i) for u in range(8) for i in ("ab" if u % 2 else "cd")])
     >>> words = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0], [0.1, 0.9, 0], [0.8, 0, 0.2]])
     >>> hybrid = HybridRecommender(HybridConfig(tune=False, learn=False)).fit(events, Embeddings("badce", words))
-    >>> [item for item, _ in hybrid.recommend(history=["a"], k=2)[0]]  # e is cold, and near a and b
+    >>> sorted(item for item, _ in hybrid.recommend(history=["a"], k=2)[0])  # e is cold, and near a and b
     ['b', 'e']
     """
 
@@ -134,6 +133,12 @@ class HybridRecommender(Recommender):
     ) -> None:
         if embeddings is None:
             raise DataError("the hybrid needs item vectors: fit(train, embeddings)")
+        if graph is not None and graph.ids != self.items:
+            raise DataError(
+                f"the graph has {len(graph):,} items that are not the {len(self.items):,} with vectors, or stand in "
+                "another order; build it over the same catalogue"
+            )
+        check_size(self.histories, self.config.max_items)  # before an hour is spent on choosing
         self._place(embeddings)
         attention = self._new_attention(graph)
         fitter = None
@@ -161,7 +166,7 @@ class HybridRecommender(Recommender):
         given = outer is not None and outer.nnz > 0
         if not given:
             inner, outer = self._inner_split(train)
-        if inner.nnz == 0 or outer is None or outer.nnz == 0:  # too few events to hold any back
+        if outer is None or outer.nnz == 0:  # too few events to hold any back
             return None
         neighborhood = self._neighborhood(_counts(inner), graph)
         chooser = Chooser(inner, outer, self._vectors, neighborhood, attention, self.config, self.seed)
@@ -204,30 +209,23 @@ class HybridRecommender(Recommender):
         attention.load_state_dict({n: torch.as_tensor(a).reshape(shapes[n]) for n, a in self._learned.items()})
         return attention
 
-    def _inner_split(self, train: Interactions) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        """Cut training itself, for want of validation interactions."""
-        split = split_cold_items(train, self.items, cold_share=0.1, held_share=0.1, seed=self.seed)
+    def _inner_split(self, train: Interactions) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
+        """Cut training itself, for want of validation interactions; None where nothing would be left to learn from."""
+        try:
+            split = split_cold_items(train, self.items, cold_share=0.1, held_share=0.1, seed=self.seed)
+        except DataError:
+            return self.histories, None
         held = split.validation.matrix() + split.test.matrix()
         return split.train.matrix(), sp.csr_matrix(held)
 
     def _neighborhood(
         self, counts: NDArray[np.int64], graph: ItemGraph | None, items: Rows | None = None
     ) -> Neighborhood:
-        """Find the semantic neighbours of items among the warm ones."""
         from llm_tail.recommenders.learning import Neighborhood
 
-        warm = np.flatnonzero(counts > 0)
         items = np.arange(len(self._vectors)) if items is None else items
-        place = np.full(len(self._vectors), -1, dtype=np.int64)
-        place[warm] = np.arange(len(warm))
-        rows, _ = nearest(self._vectors[items], self._vectors[warm], self.config.neighbors, exclude_rows=place[items])
-        evidence = np.where(rows >= 0, np.log1p(counts[warm][np.maximum(rows, 0)]), 0.0).astype(np.float32)
-        edges = np.zeros((*rows.shape, len(self._relations)), dtype=np.float32)
-        for n, relation in enumerate(self._relations if graph is not None else []):
-            tied = graph.matrix(relation)[items][:, warm].tocsr()  # type: ignore[union-attr]
-            found = tied[np.repeat(np.arange(len(items)), rows.shape[1]), np.maximum(rows, 0).ravel()]
-            edges[:, :, n] = (np.asarray(found).reshape(rows.shape) > 0) & (rows >= 0)
-        return Neighborhood(rows, evidence, edges)
+        ties = [None if graph is None else graph.matrix(relation) for relation in self._relations]
+        return Neighborhood.find(self._vectors, counts, items, self.config.neighbors, ties)
 
     def _attend(
         self, attention: NeighborAttention, neighborhood: Neighborhood, new: Rows | None = None
@@ -239,7 +237,8 @@ class HybridRecommender(Recommender):
 
     def _text_mass(self) -> float:
         """Return the factor that brings the text kernel to the scale of the collaborative signal."""
-        people = np.random.default_rng(self.seed).permutation(len(self.users))[:MASS_USERS]
+        people = np.flatnonzero(np.diff(self.histories.indptr))  # who is known from validation alone says nothing
+        people = np.random.default_rng(self.seed).permutation(people)[:MASS_USERS]
         histories = sp.csr_matrix(self.histories[people] @ sp.diags(speech(self._counts, self.config)))
         return Signals.of(histories, self._collaborative, None, self._vectors, self.config.kernel_power).mass
 
@@ -318,7 +317,7 @@ class HybridRecommender(Recommender):
         owned, weight = person.indices.astype(np.int64), person.data
         own, borrowed, text = ((part[:, row] * weight).astype(np.float64) for part in self._rows(owned))
         brought = own + borrowed + text
-        best = np.argsort(-brought, kind="stable")[:n]
+        best = [i for i in np.argsort(-brought, kind="stable")[:n] if brought[i] != 0]
         lenders = self._borrowing[row]
         order = np.argsort(-lenders.data, kind="stable")[:n]
         warm = self._collaborative.warm
@@ -367,15 +366,13 @@ class HybridRecommender(Recommender):
         if embeddings.dim != self._vectors.shape[1]:
             raise DataError(f"vectors are {embeddings.dim} wide, expected {self._vectors.shape[1]}")
         n_old, n_new = len(self.items), len(embeddings)
-        self.items = IdMap([*self.items, *embeddings.ids], "item")
         self._vectors = np.vstack([self._vectors, self._centred(embeddings.vectors)])
         self._counts = np.concatenate([self._counts, np.zeros(n_new, dtype=np.int64)])
         new = np.arange(n_old, n_old + n_new)
         lent = self._attend(self._learned_attention(), self._neighborhood(self._counts, None, new), new)
         self._borrowing = sp.vstack([self._borrowing, lent], format="csr")
-        shape = (len(self.users), n_old + n_new)
-        for matrix in (self.histories, self._seen):
-            matrix.resize(shape)  # type: ignore[arg-type]
+        self.items = IdMap([*self.items, *embeddings.ids], "item")
+        self.histories, self._seen = (_widened(matrix, n_new) for matrix in (self.histories, self._seen))
         self._assemble()
         return self
 
@@ -413,3 +410,8 @@ class HybridRecommender(Recommender):
 def _counts(matrix: sp.csr_matrix) -> NDArray[np.int64]:
     """Return how many people took each item, shape (n_items,)."""
     return np.asarray(matrix.sum(axis=0)).ravel().astype(np.int64)
+
+
+def _widened(matrix: sp.csr_matrix, n: int) -> sp.csr_matrix:
+    """Return the matrix with `n` empty columns more."""
+    return sp.csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], matrix.shape[1] + n))

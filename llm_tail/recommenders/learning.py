@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
+from llm_tail.neighbors.exact import nearest
 from llm_tail.progress import track
 from llm_tail.recommenders.attention import NeighborAttention
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings
@@ -35,6 +37,38 @@ class Neighborhood:
     rows: Rows
     evidence: Floats
     edges: Floats
+
+    @classmethod
+    def find(
+        cls, vectors: Floats, counts: NDArray[np.int64], items: Rows, k: int, ties: Sequence[sp.csr_matrix | None] = ()
+    ) -> Neighborhood:
+        """Find the semantic neighbours of `items` among all that have interactions.
+
+        Parameters
+        ----------
+        vectors : array of float32, shape (n_all, dim)
+            Text vectors; a zero vector has no neighbours and is nobody's.
+        counts : array of int64, shape (n_all,)
+            How many people took each item.
+        items : array of int64, shape (n_items,)
+            Rows of `vectors`.
+        k : int
+            Neighbours of each.
+        ties : sequence of csr_matrix of shape (n_all, n_all) or None
+            One for each relation; None where nothing is known of it.
+        """
+        warm = np.flatnonzero(counts > 0)
+        place = np.full(len(vectors), -1, dtype=np.int64)
+        place[warm] = np.arange(len(warm))
+        rows, _ = nearest(vectors[items], vectors[warm], k, exclude_rows=place[items])  # (n_items, k)
+        evidence = np.where(rows >= 0, np.log1p(counts[warm][np.maximum(rows, 0)]), 0.0).astype(np.float32)
+        edges = np.zeros((*rows.shape, len(ties)), dtype=np.float32)
+        line = np.repeat(np.arange(len(items)), rows.shape[1])
+        for n, matrix in enumerate(ties):
+            if matrix is not None:
+                found = matrix[items][:, warm].tocsr()[line, np.maximum(rows, 0).ravel()]
+                edges[:, :, n] = (np.asarray(found).reshape(rows.shape) > 0) & (rows >= 0)
+        return cls(rows, evidence, edges)
 
     def tensors(self, vectors: Floats, warm_vectors: Floats, items: Rows) -> tuple[torch.Tensor, ...]:
         """Return the arguments of `NeighborAttention` for these items."""
@@ -65,51 +99,166 @@ def attend(
     return matrix
 
 
-def learn_attention(
-    attention: NeighborAttention,
-    neighborhood: Neighborhood,
-    collaborative: CollaborativeEmbeddings,
-    histories: sp.csr_matrix,
-    vectors: Floats,
-    mass: float,
-    config: HybridConfig,
-    *,
-    n_steps: int = 250,
-    n_scale: int = 50,
-    n_users: int = 4096,
-    n_pairs: int = 96,
-    n_candidates: int = 192,
-    learning_rate: float = 3e-4,
-    seed: int = 0,
-    look: Callable[[int], None] | None = None,
-    look_every: int = 50,
-) -> list[float]:
-    """Train the attention in place and return its loss curve.
+@dataclass(frozen=True)
+class Batch:
+    """People, the item that each has to find, and what is known of the candidates without any attention.
 
-    Each step draws people and, for each, one item they took, evenly over items so that the tail has its say. The item
-    leaves the history and must be found among the items of the whole batch, all of which lose their own ID with
-    probability 1/2 and are then scored by what they borrow and by their text, as a cold item would be.
+    Attributes
+    ----------
+    items : array of int64, shape (n_candidates,)
+        Rows of the candidates.
+    label : Tensor of int64, shape (n_pairs,)
+        Which candidate the person took.
+    fixed : Tensor, shape (n_pairs, n_candidates)
+        Own and text part of the scores.
+    theirs : Tensor, shape (n_pairs, n_candidates, k)
+        What the person's history says of each neighbour of each candidate.
+    borrowed_share : Tensor, shape (n_candidates,)
+        What a candidate borrows of it: (1 - trust) borrow.
+    has : Tensor of bool, shape (n_pairs, n_candidates)
+        True where the person has the candidate already.
+    """
+
+    items: Rows
+    label: torch.Tensor
+    fixed: torch.Tensor
+    theirs: torch.Tensor
+    borrowed_share: torch.Tensor
+    has: torch.Tensor
+
+    def logits(self, weights: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Return the scores under attention `weights`, shape (n_candidates, k), times `scale`; -inf for what is had."""
+        borrowed = torch.einsum("pck,ck->pc", self.theirs, weights)  # (n_pairs, n_candidates)
+        scores = (self.fixed + self.borrowed_share * borrowed) * scale
+        return scores.masked_fill(self.has, -torch.inf)  # last: the scale would get a gradient of 0 times infinity
+
+
+class PretendCold:
+    """The task that the attention learns from: find what a person took among items that are pretended cold.
 
     Parameters
     ----------
-    attention : NeighborAttention
-        Changed in place.
     neighborhood : Neighborhood
         Of all items.
     collaborative : CollaborativeEmbeddings
         Fixed.
     histories : csr_matrix, shape (n_users, n_items)
-        Training histories, already damped.
+        Training histories, already damped; only people with two warm items or more are asked.
     vectors : array of float32, shape (n_items, dim)
         Text vectors.
     mass : float
         Scale of the text kernel.
     config : HybridConfig
-        Gate, borrow and text weights, all fixed here.
-    n_steps, n_scale, n_users, n_pairs, n_candidates, learning_rate : int, float
-        Size of the training. `n_users` people at most are looked at, so that memory stays at n_users * n_warm.
-    seed : int
-        Same seed, same result.
+        Gate, borrow and text weights.
+    n_users : int
+        Most people to look at.
+    rng : Generator
+        Draws them, and every batch.
+
+    Notes
+    -----
+    Memory: two arrays of (n_users, n_warm) and one of (n_warm, n_warm) float32.
+    """
+
+    def __init__(
+        self,
+        neighborhood: Neighborhood,
+        collaborative: CollaborativeEmbeddings,
+        histories: sp.csr_matrix,
+        vectors: Floats,
+        mass: float,
+        config: HybridConfig,
+        *,
+        n_users: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self._neighborhood, self._weights, self.warm = neighborhood, collaborative.weights, collaborative.warm
+        self._vectors, self._mass, self._config, self._rng = vectors, np.float32(mass), config, rng
+        taken = histories[:, self.warm].tocsr()
+        self._evidence = np.asarray((taken > 0).sum(axis=0)).ravel()  # (n_warm,)
+        people = np.flatnonzero(np.diff(taken.indptr) >= 2)
+        if len(people):
+            people = rng.choice(people, min(n_users, len(people)), replace=False)
+        self._taken = taken[people]
+        self.is_empty = len(people) == 0 or len(self.warm) < 3
+        if self.is_empty:
+            return
+        self._own = np.asarray(self._taken @ self._weights, dtype=np.float32)  # (n_people, n_warm)
+        self._kernel = text_kernel(vectors[self.warm], vectors[self.warm], config.kernel_power)  # (n_warm, n_warm)
+        np.fill_diagonal(self._kernel, 0.0)
+        self._text = np.asarray(self._taken @ self._kernel, dtype=np.float32)  # (n_people, n_warm)
+        self._warm_vectors = np.ascontiguousarray(vectors[self.warm])
+        self._event_person = np.repeat(np.arange(len(people)), np.diff(self._taken.indptr))
+        chance = 1.0 / np.bincount(self._taken.indices, minlength=len(self.warm))[self._taken.indices]
+        self._chance = chance / chance.sum()  # (n_events,): every item alike, so that the tail has its say
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the collaborative scores, above 0."""
+        return max(float(self._own.std()), 1e-6)
+
+    def draw(self, n_pairs: int, n_candidates: int) -> Batch:
+        """Draw people and one item of each; it leaves the history, and half of all candidates lose their own ID."""
+        rng, n_warm = self._rng, len(self.warm)
+        events = rng.choice(len(self._chance), n_pairs, p=self._chance)
+        person, target = self._event_person[events], self._taken.indices[events].astype(np.int64)
+        others = rng.choice(n_warm, max(0, min(n_candidates, n_warm) - n_pairs), replace=False)
+        candidates, place = np.unique(np.concatenate([target, others]), return_inverse=True)
+        left_out = self._taken.data[events][:, None]  # (n_pairs, 1): the target leaves the history
+        between = np.ix_(target, candidates)
+        own = self._own[person][:, candidates] - left_out * self._weights[between]  # (n_pairs, n_candidates)
+        text = self._text[person][:, candidates] - left_out * self._kernel[between]
+        has = np.asarray((self._taken[person][:, candidates] > 0).todense())
+        has[np.arange(n_pairs), place[:n_pairs]] = False
+        rows = np.maximum(self._neighborhood.rows[self.warm[candidates]], 0)  # (n_candidates, k)
+        theirs = self._own[person][:, rows] - left_out[:, :, None] * self._weights[target[:, None, None], rows]
+        pretend = np.where(rng.random(len(candidates)) < 0.5, 0, self._evidence[candidates])  # 0 people: a cold item
+        own_share = trust(pretend, self._config)
+        return Batch(
+            self.warm[candidates],
+            torch.from_numpy(place[:n_pairs]),
+            torch.from_numpy(own_share * own + self._mass * text_weights(pretend, self._config) * text),
+            torch.from_numpy(theirs),
+            torch.from_numpy((1.0 - own_share) * np.float32(self._config.borrow)),
+            torch.from_numpy(has),
+        )
+
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """Return the arguments of `NeighborAttention` for the candidates."""
+        return self._neighborhood.tensors(self._vectors, self._warm_vectors, batch.items)
+
+
+def learn_attention(
+    attention: NeighborAttention,
+    task: PretendCold,
+    *,
+    n_steps: int = 250,
+    n_scale: int = 50,
+    n_pairs: int = 96,
+    n_candidates: int = 192,
+    learning_rate: float = 3e-4,
+    look: Callable[[int], None] | None = None,
+    look_every: int = 50,
+) -> list[float]:
+    """Train the attention in place and return its loss curve.
+
+    Each step draws people and, for each, one item they took. It must be found among the items of the whole batch, half
+    of which are scored by what they borrow and by their text alone, as cold items would be.
+
+    Parameters
+    ----------
+    attention : NeighborAttention
+        Changed in place.
+    task : PretendCold
+        What it learns from; nothing is learned where it is empty.
+    n_steps : int
+        How many batches.
+    n_scale : int
+        The first steps, in which only the scale of the scores is learned.
+    n_pairs, n_candidates : int
+        People a batch, and items they choose from.
+    learning_rate : float
+        Of the attention; AdamW.
     look : callable, optional
         Called with the step every `look_every` steps after the scale was found.
 
@@ -118,25 +267,9 @@ def learn_attention(
     list of float
         The loss of each step; its floor is the entropy of who takes what, its start about log(n_candidates).
     """
-    rng = np.random.default_rng(seed)
-    warm = collaborative.warm
-    taken = histories[:, warm].tocsr()
-    people = np.flatnonzero(np.diff(taken.indptr) >= 2)
-    if len(people) == 0 or len(warm) < 3:
+    if task.is_empty:
         return []
-    people = rng.choice(people, min(n_users, len(people)), replace=False)
-    taken = taken[people]
-    own = np.asarray(taken @ collaborative.weights, dtype=np.float32)  # (n_people, n_warm)
-    kernel = text_kernel(vectors[warm], vectors[warm], config.kernel_power)  # (n_warm, n_warm)
-    np.fill_diagonal(kernel, 0.0)
-    text = np.asarray(taken @ kernel, dtype=np.float32)
-    counts = np.bincount(taken.indices, minlength=len(warm))
-    event_person = np.repeat(np.arange(len(people)), np.diff(taken.indptr))
-    chance = 1.0 / counts[taken.indices]
-    chance /= chance.sum()
-    evidence = np.asarray((histories[:, warm] > 0).sum(axis=0)).ravel()  # (n_warm,)
-    gate = trust(evidence, config)
-    scale = torch.nn.Parameter(torch.tensor(1.0 / max(float(own.std()), 1e-6)).log())
+    scale = torch.nn.Parameter(torch.tensor(1.0 / task.spread).log())
     optimizer = torch.optim.AdamW(
         [
             {"params": list(attention.parameters()), "weight_decay": 1e-2, "lr": learning_rate},
@@ -144,28 +277,10 @@ def learn_attention(
         ]
     )
     losses: list[float] = []
-    warm_vectors = np.ascontiguousarray(vectors[warm])
     for step in track(range(n_steps), "attention", total=n_steps):
-        events = rng.choice(len(chance), n_pairs, p=chance)
-        person, target = event_person[events], taken.indices[events].astype(np.int64)
-        others = rng.choice(len(warm), max(0, min(n_candidates, len(warm)) - n_pairs), replace=False)
-        candidates, place = np.unique(np.concatenate([target, others]), return_inverse=True)
-        label = torch.from_numpy(place[:n_pairs])
-        left_out = taken.data[events][:, None]  # (n_pairs, 1): the target leaves the history
-        mine = own[person][:, candidates] - left_out * collaborative.weights[np.ix_(target, candidates)]
-        words = text[person][:, candidates] - left_out * kernel[np.ix_(target, candidates)]
-        has = np.asarray((taken[person][:, candidates] > 0).todense())
-        has[np.arange(n_pairs), place[:n_pairs]] = False
-        rows = np.maximum(neighborhood.rows[warm[candidates]], 0)  # (n_candidates, k)
-        theirs = own[person][:, rows] - left_out[:, :, None] * collaborative.weights[target[:, None, None], rows]
-        weights = attention(*neighborhood.tensors(vectors, warm_vectors, warm[candidates]))  # (n_candidates, k)
-        borrowed = config.borrow * torch.einsum("pck,ck->pc", torch.from_numpy(theirs), weights)
-        pretend = np.where(rng.random(len(candidates)) < 0.5, 0, evidence[candidates])  # 0 people: a cold item
-        own_share = np.where(pretend > 0, gate[candidates], np.float32(0.0))
-        fixed = own_share * mine + np.float32(mass) * text_weights(pretend, config) * words
-        scores = torch.from_numpy(fixed) + torch.from_numpy(1.0 - own_share) * borrowed
-        logits = (scores * scale.exp()).masked_fill(torch.from_numpy(has), -torch.inf)
-        loss = functional.cross_entropy(logits, label)
+        batch = task.draw(n_pairs, n_candidates)
+        logits = batch.logits(attention(*task.inputs(batch)), scale.exp())
+        loss = functional.cross_entropy(logits, batch.label)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if step < n_scale:  # a wrong scale would teach the attention to be flat

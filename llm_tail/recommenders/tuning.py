@@ -14,7 +14,8 @@ from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.data.splits import Segments
 
-MIN_GAIN = 0.003
+MIN_GAIN = 0.003  # relative
+BLOCK_BYTES = 2 << 20  # one block of comparisons; it pays to stay in the cache
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ValidationTask:
     histories : csr_matrix, shape (n_users, n_items)
         What they took in training.
     warm_candidates, cold_candidates : array of bool, shape (n_items,)
-        What may be ranked.
+        What may be ranked; no item is in both.
     relevant : mapping of name to csr_matrix, shape (n_users, n_items)
         What should be found: "warm", "tail", "cold" and "overall".
     k : int
@@ -82,24 +83,38 @@ class ValidationTask:
         ----------
         scores : array of float32, shape (n_users, n_items)
         """
-        open_scores = np.array(scores, dtype=np.float32, copy=True)
-        open_scores[self.histories.nonzero()] = -np.inf
-        rankings = (
-            (("warm", "tail"), self.warm_candidates),
-            (("cold",), self.cold_candidates),
-            (("overall",), self.warm_candidates | self.cold_candidates),
-        )
+        gains = self._gains(scores)
         measured = {}
-        for names, candidates in rankings:
-            wanted = self.relevant[names[0]]
-            if wanted.nnz == 0:
-                continue
-            gains = _gains(open_scores, candidates, wanted, self.k)
-            for name in names:
-                relevant = self.relevant[name]
-                if relevant.nnz:
-                    measured[name] = _mean_ndcg(gains.multiply(relevant), relevant, self.k)
+        for name, relevant in self.relevant.items():
+            if relevant.nnz:
+                measured[name] = _mean_ndcg(gains[name == "overall"].multiply(relevant), relevant, self.k)
         return measured
+
+    def _gains(self, scores: NDArray[np.float32]) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Return 1 / log2(1 + rank) of each relevant item within the first k: among its kind, and among all candidates.
+
+        Nothing is sorted: a rank is the number of candidates that score as much or more. A tie counts as lost, since a
+        model that scores everything alike has found nothing.
+        """
+        asked = np.array(scores, dtype=np.float32, copy=True)
+        asked[self.histories.nonzero()] = -np.inf
+        asked[:, ~(self.warm_candidates | self.cold_candidates)] = -np.inf
+        cold = asked[:, self.cold_candidates]  # (n_users, n_cold)
+        person, item = self.relevant["overall"].nonzero()
+        mine = asked[person, item]
+        among_all, among_cold = np.empty((2, len(person)), dtype=np.int64)  # an item counts itself: 1 is best
+        block = max(1, BLOCK_BYTES // (4 * max(1, asked.shape[1])))
+        for start in range(0, len(person), block):
+            part = slice(start, start + block)
+            among_all[part] = _count(asked[person[part]] >= mine[part, None])
+            among_cold[part] = _count(cold[person[part]] >= mine[part, None])
+        among_kind = np.where(self.cold_candidates[item], among_cold, among_all - among_cold)
+
+        def gains(rank: NDArray[np.int64]) -> sp.csr_matrix:
+            gained = np.where((rank <= self.k) & np.isfinite(mine), 1.0 / np.log2(np.maximum(rank, 1) + 1.0), 0.0)
+            return sp.csr_matrix((gained, (person, item)), shape=self.histories.shape)
+
+        return gains(among_kind), gains(among_all)
 
 
 def objective(measured: Mapping[str, float]) -> float:
@@ -147,31 +162,14 @@ def coordinate_search(
 
 
 def _columns(matrix: sp.csr_matrix, mask: NDArray[np.bool_]) -> sp.csr_matrix:
-    kept = matrix @ sp.diags(mask.astype(np.float32))
-    kept = kept.tocsr()
+    kept = sp.csr_matrix(matrix @ sp.diags(mask.astype(np.float32)))
     kept.eliminate_zeros()
     return kept
 
 
-def _gains(
-    scores: NDArray[np.float32], candidates: NDArray[np.bool_], relevant: sp.csr_matrix, k: int
-) -> sp.csr_matrix:
-    """Return 1 / log2(1 + rank) of each relevant item within the first k, from its rank alone: nothing is sorted.
-
-    A tie counts as lost: a model that scores everything alike has found nothing.
-    """
-    allowed = np.flatnonzero(candidates)
-    person, item = relevant.nonzero()
-    mine = scores[person, item]
-    narrow = np.ascontiguousarray(scores[:, allowed])  # (n_users, n_candidates)
-    rank = np.empty(len(person), dtype=np.int64)
-    block = max(1, (16 << 20) // (4 * max(1, len(allowed))))
-    for start in range(0, len(person), block):
-        part = slice(start, start + block)
-        rank[part] = np.count_nonzero(narrow[person[part]] >= mine[part, None], axis=1)  # 1 is best: it counts itself
-    found = (rank <= k) & np.isfinite(mine)
-    gains = np.where(found, 1.0 / np.log2(np.maximum(rank, 1) + 1.0), 0.0)
-    return sp.csr_matrix((gains, (person, item)), shape=relevant.shape)
+def _count(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many are True in each row; sums of bytes are twice as fast as `count_nonzero` along an axis."""
+    return np.asarray(mask.view(np.uint8).sum(axis=1, dtype=np.uint32), dtype=np.int64)
 
 
 def _mean_ndcg(gains: sp.csr_matrix, relevant: sp.csr_matrix, k: int) -> float:
