@@ -354,6 +354,8 @@ def top_k(scores: Scores, k: int) -> tuple[Rows, Scores]:
     ----------
     scores : array, shape (n, n_items)
         -inf marks what may not be returned; NaN counts as -inf.
+    k : int
+        At least 1; more than n_items counts as n_items.
 
     Returns
     -------

@@ -261,6 +261,8 @@ def learn_attention(
         Of the attention; AdamW.
     look : callable, optional
         Called with the step every `look_every` steps after the scale was found.
+    look_every : int
+        At least 1.
 
     Returns
     -------
