@@ -251,18 +251,14 @@ def learn_attention(
         Changed in place.
     task : PretendCold
         What it learns from; nothing is learned where it is empty.
-    n_steps : int
-        How many batches.
-    n_scale : int
-        The first steps, in which only the scale of the scores is learned.
+    n_steps, n_scale : int
+        How many batches; in the first `n_scale` of them only the scale of the scores is learned.
     n_pairs, n_candidates : int
         People a batch, and items they choose from.
     learning_rate : float
         Of the attention; AdamW.
-    look : callable, optional
-        Called with the step every `look_every` steps after the scale was found.
-    look_every : int
-        At least 1.
+    look, look_every : callable and int, optional
+        `look` is called with the step every `look_every` steps, at least 1, after the scale was found.
 
     Returns
     -------
