@@ -36,6 +36,8 @@ def items_table(
         In the order to show.
     value : str
         What the values are.
+    title : str, optional
+        Stands above the table.
     """
     catalog, kind = workspace.catalog, category_column(workspace.catalog)
     segments = workspace.__dict__.get("segments")  # never read for a table alone

@@ -206,7 +206,7 @@ class Encoder:
         return torch.nn.functional.normalize(output.float()[:, : self.dim], dim=1)  # (n_texts, dim)
 
     def tokenize(self, texts: Sequence[str], *, kind: Kind = "document", max_tokens: int | None = None) -> list[Any]:
-        """Return each text's token numbers, prompt and special tokens included, cut at `max_tokens`."""
+        """Return the token numbers of `texts`, special ones and the prompt of `kind` included, cut at `max_tokens`."""
         return self._tokens(texts, kind, min(max_tokens or self.max_tokens, self.max_tokens))
 
     def token_counts(self, texts: Sequence[str], *, kind: Kind = "document") -> NDArray[np.int64]:

@@ -99,7 +99,8 @@ class Report:
     def paired_difference(self, a: str, b: str, segment: str = "overall", metric: str | None = None) -> Interval:
         """Return how much better `a` is than `b` over the same people, with the interval of the difference.
 
-        An interval that does not hold 0 is a difference that other people like these would hardly undo.
+        An interval that does not hold 0 is a difference that other people like these would hardly undo. `segment` and
+        `metric` are those of `interval`.
         """
         metric = metric or f"ndcg@{self.k[-1]}"
         self._check(a, segment, metric)

@@ -274,7 +274,7 @@ class NeighborIndex:
         return self.query(self.vectors[array], k, exclude_rows=array)
 
     def recall(self, k: int = 10, n: int = 200, seed: int = 0) -> float:
-        """Return the share of the true k nearest that `similar_rows` finds, over n items drawn at random, in [0, 1].
+        """Return the share of the true k nearest that `similar_rows` finds, over n items drawn with `seed`, in [0, 1].
 
         An item that is as near as the k-th true one counts as found: among equal texts no answer is the right one.
         """
