@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -96,12 +97,15 @@ class Recommender(ABC):
         What rows stand for, after `fit`.
     histories : csr_matrix, shape (n_users, n_items)
         What each known person took in training (1.0), after `fit`.
+    training : dict
+        JSON-like record of what was tried, measured and kept, for models that choose; empty for others.
     """
 
     name: str = "recommender"
     serves_cold: ClassVar[bool] = False
     needs_embeddings: ClassVar[bool] = False
 
+    training: Mapping[str, Any] = MappingProxyType({})
     items: IdMap
     users: IdMap
     histories: sp.csr_matrix
@@ -275,6 +279,7 @@ class Recommender(ABC):
         for name, matrix in (("histories", self.histories), ("seen", self._seen)):
             arrays |= {f"{name}.indptr": matrix.indptr.astype(np.int64), f"{name}.indices": matrix.indices}
         facts = {"class": type(self).__name__, "name": self.name, "settings": self._settings()}
+        facts["training"] = dict(self.training)
         with write_artifact(folder, "recommender", fingerprint(facts), facts) as draft:
             save_file(arrays, draft.file("arrays.safetensors"))
             for name, ids in (("items", self.items), ("users", self.users)):
@@ -288,7 +293,7 @@ class Recommender(ABC):
         if artifact.facts["class"] != cls.__name__:
             raise DataError(f"{folder} holds a {artifact.facts['class']}, expected a {cls.__name__}")
         model = cls(**artifact.facts["settings"])
-        model.name = artifact.facts["name"]
+        model.name, model.training = artifact.facts["name"], artifact.facts["training"]
         arrays = load_file(artifact.file("arrays.safetensors"))
         model.items = IdMap(pd.read_parquet(artifact.file("items.parquet"))["id"].to_numpy(), "item")
         model.users = IdMap(pd.read_parquet(artifact.file("users.parquet"))["id"].to_numpy(), "user")

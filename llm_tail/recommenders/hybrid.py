@@ -18,7 +18,7 @@ the person is, so a new person needs no refit, and nothing but v_i is needed of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 NOT_TEXT = {"similar", "taken_together"}
 MASS_USERS = 2000  # people on whom the two signals are brought to one scale
 BLOCK_BYTES = 64 << 20
+WHOLE_BYTES = 2 << 30  # a larger score matrix is not kept; its rows are made when somebody owns them
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,13 @@ class HybridRecommender(Recommender):
     config : HybridConfig
         After `fit`: what was chosen.
     training : dict
-        What was tried, measured and kept.
+        Validation figures before and after, the settings chosen, and whether the trained attention was kept.
 
     Notes
     -----
-    Fit: O(n_warm^3) time for each pair of penalties tried, about 4 n_items^2 + 20 n_warm^2 bytes. Score: one product of
-    a sparse history with a dense n_items x n_items matrix.
+    Fit: O(n_warm^3) time for each pair of penalties tried, about 20 n_warm^2 bytes and up to 2 GiB for the matrix of
+    scores. Score: one product of a sparse history with that matrix; past 23,000 items its rows are made as they are
+    asked for, O(dim n_items) for each item owned.
 
     Examples
     --------
@@ -120,7 +122,6 @@ class HybridRecommender(Recommender):
     def __init__(self, config: HybridConfig | Mapping[str, Any] | None = None, *, seed: int = 0) -> None:
         self.config = config if isinstance(config, HybridConfig) else HybridConfig(**(config or {}))
         self.seed = seed
-        self.training: dict[str, Any] = {}
 
     # ---- learning
 
@@ -267,18 +268,49 @@ class HybridRecommender(Recommender):
         return own, borrowed, text
 
     def _assemble(self) -> None:
+        """Add the parts up once, where the whole matrix is small enough to be kept."""
         n = len(self._vectors)
-        self._weights = np.empty((n, n), dtype=np.float32)
-        block = max(1, BLOCK_BYTES // (4 * n))
-        for start in range(0, n, block):
-            owned = np.arange(start, min(start + block, n))
-            own, borrowed, text = self._rows(owned)
+        self._weights: Floats | None = None
+        if 4 * n * n <= WHOLE_BYTES:
+            self._weights = np.empty((n, n), dtype=np.float32)
+            for owned, rows in self._blocks(np.arange(n)):
+                self._weights[owned] = rows
+
+    def _blocks(self, owned: Rows) -> Iterator[tuple[Rows, Floats]]:
+        """Yield items and what they say, shape (n_block, n_items), block by block."""
+        block = max(1, BLOCK_BYTES // (4 * len(self._vectors)))
+        for start in range(0, len(owned), block):
+            part = owned[start : start + block]
+            own, borrowed, text = self._rows(part)
             own += borrowed
             own += text
-            self._weights[owned] = own
+            yield part, own
 
     def _score(self, histories: sp.csr_matrix) -> NDArray[Any]:
-        return np.asarray(histories @ self._weights)
+        if self._weights is not None:
+            return np.asarray(histories @ self._weights)
+        scores = np.zeros(histories.shape, dtype=np.float32)
+        columns = histories.tocsc()
+        for owned, rows in self._blocks(np.unique(histories.indices).astype(np.int64)):
+            scores += columns[:, owned].tocsr() @ rows
+        return scores
+
+    def _column(self, row: int) -> Floats:
+        """Return what every item says of one item, shape (n_items,)."""
+        warm, weights = self._collaborative.warm, self._collaborative.weights
+        own_share = trust(self._counts[[row]], self.config)[0]
+        lenders = self._borrowing[row]
+        said = (weights[:, lenders.indices] @ lenders.data) * ((1.0 - own_share) * np.float32(self.config.borrow))
+        place = np.flatnonzero(warm == row)
+        if len(place):
+            said += own_share * weights[:, place[0]]
+        column = np.asarray(self._borrowing @ said, dtype=np.float32)  # what cold items say, through their neighbours
+        column[warm] = said
+        text = text_kernel(self._vectors, self._vectors[[row]], self.config.kernel_power)[:, 0]
+        column += text * (text_weights(self._counts[[row]], self.config)[0] * np.float32(self._mass))
+        column *= speech(self._counts, self.config)
+        column[row] = 0.0
+        return column
 
     def _popularity(self) -> NDArray[Any]:
         """Return own popularity where there is evidence, that of the neighbours where there is none."""
@@ -336,7 +368,7 @@ class HybridRecommender(Recommender):
         """Return the k known people to whom `item` fits best and who do not have it, with their scores."""
         self._check_fitted()
         row = self.items.row(item)
-        scores = np.asarray(self.histories @ self._weights[:, row], dtype=np.float32)
+        scores = np.asarray(self.histories @ self._column(row), dtype=np.float32)
         scores[self._seen[:, row].nonzero()[0]] = -np.inf
         scores[np.diff(self.histories.indptr) == 0] = -np.inf
         best = np.argsort(-scores, kind="stable")[:k]

@@ -437,3 +437,22 @@ def test_a_loaded_model_recommends_without_torch(shelf, plain, tmp_path):
         [sys.executable, "-c", textwrap.dedent(code), str(folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_matrix_too_large_to_keep_gives_the_same_answers(shelf, plain, chosen, monkeypatch, tmp_path):
+    for model in (plain, chosen):
+        kept = model.score(model.histories)
+        column = model._column(40)
+        monkeypatch.setattr(hybrid_module, "WHOLE_BYTES", 0)
+        model.save(tmp_path / "model")
+        lean = HybridRecommender.load(tmp_path / "model")
+        monkeypatch.undo()
+        assert lean._weights is None
+        np.testing.assert_allclose(lean.score(lean.histories), kept, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.histories @ column, kept[:, 40], rtol=1e-5, atol=1e-6)
+        assert [u for u, _ in lean.audience("c2")] == [u for u, _ in model.audience("c2")]
+
+
+def test_what_was_measured_and_kept_is_saved(chosen, tmp_path):
+    chosen.save(tmp_path / "model")
+    assert HybridRecommender.load(tmp_path / "model").training == chosen.training != {}
