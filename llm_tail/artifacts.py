@@ -13,9 +13,11 @@ whole. Reading checks every digest before a byte is used: some readers downstrea
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from llm_tail.errors import CorruptArtifactError, StaleArtifactError
 
@@ -86,6 +89,19 @@ def write_json(path: Path, value: Any) -> None:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what safetensors raises where `path` cannot be written, as on a full disk, into the `OSError` that it is."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        number = int(code[1]) if os.name == "posix" else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @dataclass(frozen=True)
@@ -162,7 +178,8 @@ def write_artifact(
     draft = Draft(folder / f"g-{uuid.uuid4().hex[:12]}", dict(facts or {}))
     draft.data.mkdir()
     try:
-        yield draft
+        with disk_errors(folder):
+            yield draft
         files = {}
         for path in sorted(p for p in draft.data.rglob("*") if p.is_file()):
             _sync(path)
@@ -202,16 +219,16 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise CorruptArtifactError(
-            f"{path} is no readable manifest ({error}); remove the folder {path.parent} and run its stage again"
+            f"{path} is no readable manifest ({error})", f"remove the folder {path.parent} and run its stage again"
         ) from error
     parts = {"kind", "format", "fingerprint", "generation", "facts", "files", "digest"}
     if not isinstance(manifest, dict) or not parts <= manifest.keys():
         raise CorruptArtifactError(
-            f"{path} lacks parts of a manifest; remove the folder {path.parent} and run its stage again"
+            f"{path} lacks parts of a manifest", f"remove the folder {path.parent} and run its stage again"
         )
     if manifest.pop("digest") != _digest(manifest):
         raise CorruptArtifactError(
-            f"{path} is not what was written; remove the folder {path.parent} and run its stage again"
+            f"{path} is not what was written", f"remove the folder {path.parent} and run its stage again"
         )
     if manifest["format"] != FORMAT:
         raise StaleArtifactError(
@@ -219,6 +236,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
             "run its stage again"
         )
     return manifest
+
+
+def generation_of(folder: str | Path) -> str:
+    """Return what tells one writing of an artifact from every other; empty where there is none that can be read."""
+    try:
+        manifest = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+        return str(manifest.get("generation") or fingerprint(manifest["complete"]))
+    except (OSError, ValueError, KeyError, AttributeError):
+        return ""
 
 
 def read_artifact(
@@ -263,8 +289,10 @@ def read_artifact(
         path = data / name
         found = path.stat().st_size if path.is_file() else None
         if found != expected["bytes"] or sha256(path) != expected["sha256"]:
-            state = "is missing" if found is None else f"is damaged ({found} bytes, {expected['bytes']} were written)"
-            raise CorruptArtifactError(f"{path} {state}; remove the folder {folder}, then {run}")
+            state = "is missing" if found is None else "is not what was written (another sha256)"
+            if found not in (None, expected["bytes"]):
+                state = f"is damaged ({found:,} bytes, {expected['bytes']:,} were written)"
+            raise CorruptArtifactError(f"{path} {state}", f"remove the folder {folder}, then {run}")
     return Artifact(folder, kind, manifest["fingerprint"], manifest.get("facts", {}), data)
 
 

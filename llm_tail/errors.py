@@ -73,7 +73,22 @@ class StaleArtifactError(LlmTailError, RuntimeError):
 
 
 class CorruptArtifactError(LlmTailError, RuntimeError):
-    """A stored file is not byte for byte what was written."""
+    """A stored file is not byte for byte what was written.
+
+    Parameters
+    ----------
+    found : str
+        Which file, and what is wrong with it.
+    remedy : str
+        What to do; whoever knows a shorter way raises the same again with that.
+    """
+
+    def __init__(self, found: str, remedy: str = "") -> None:
+        self.found, self.remedy = found, remedy
+        super().__init__(f"{found}; {remedy}" if remedy else found)
+
+    def __reduce__(self) -> tuple[type[CorruptArtifactError], tuple[str, str]]:
+        return type(self), (self.found, self.remedy)
 
 
 class MissingExtraError(LlmTailError, ImportError):

@@ -3,12 +3,13 @@
 ::
 
     {
-      "stages": {"embed": {"fingerprint": "5f0c2a91d3e4b7aa", "seconds": 41.2, "peak_mb": 912, "finished": "...", ...}},
+      "stages": {"embed": {"fingerprint": "5f0c2a91d3e4b7aa", "generation": "g-5f0c2a91d3e4", "seconds": 41.2, ...}},
       "models": {"ease": {...}},
       "digests": {"items.parquet": [size, modified, sha256]}
     }
 
-An entry is removed before its stage starts and written when it has ended: what a crash leaves is never taken for whole.
+An entry is written when its stage has ended and names the generation of the artifact that came out. A stop before
+leaves both as they were; a stop between the two leaves an entry that names another generation and counts for nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_tail.artifacts import fingerprint, sha256, write_json
+from llm_tail.artifacts import fingerprint, generation_of, sha256, write_json
 from llm_tail.errors import CorruptArtifactError, DataError
 
 Kind = Literal["stages", "models"]
@@ -48,8 +49,8 @@ class StageResult:
 
     name: str
     state: Literal["done", "skipped"]
-    seconds: float
-    peak_mb: float
+    seconds: float = 0.0
+    peak_mb: float = 0.0
     finished: str = ""
     note: str = ""
 
@@ -70,44 +71,38 @@ class RunRecord:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "run.json"
-        self._values: dict[str, dict[str, Any]] = {"stages": {}, "models": {}, "digests": {}}
-        if self.path.is_file():
-            try:
-                found = json.loads(self.path.read_text(encoding="utf-8"))
-                self._values |= {key: dict(found[key]) for key in self._values}
-            except (ValueError, KeyError, TypeError) as error:
-                raise CorruptArtifactError(
-                    f"{self.path} is no record of a run ({error!r}); remove it and run again"
-                ) from error
+        self._values = self._read()
 
-    def matches(self, kind: Kind, name: str, expected: str) -> bool:
-        """Say whether `name` was finished from inputs of this fingerprint."""
-        return bool(self._values[kind].get(name, {}).get("fingerprint") == expected)
+    def matches(self, kind: Kind, name: str, made_from: str, folder: Path) -> bool:
+        """Say whether what lies in `folder` is what came out when `name` was finished from inputs of this digest."""
+        entry = self._values[kind].get(name, {})
+        generation = generation_of(folder)
+        same = entry.get("generation", generation) == generation
+        return bool(generation) and same and entry.get("fingerprint") == made_from
 
     def __contains__(self, name: str) -> bool:
         return name in self._values["stages"]
 
     def skipped(self, name: str) -> StageResult:
         """Return the result of a stage that was finished before."""
-        entry = {key: value for key, value in self._values["stages"][name].items() if key != "fingerprint"}
-        return StageResult(**{**entry, "name": name, "state": "skipped"})
+        entry = self._values["stages"][name]
+        kept = {field.name: entry[field.name] for field in fields(StageResult) if field.name in entry}
+        return StageResult(**{**kept, "name": name, "state": "skipped"})
 
     def seconds(self, kind: Kind, name: str) -> float:
         """Return what it took; 0 where it is not known."""
         return float(self._values[kind].get(name, {}).get("seconds", 0.0))
 
-    def begin(self, kind: Kind, name: str) -> float:
-        """Forget the last time, and return the clock."""
-        if self._values[kind].pop(name, None) is not None:
-            self._write()
-        return time.perf_counter()
+    def forget(self, kind: Kind, name: str) -> None:
+        """Take `name` for not finished: what came out of it is damaged."""
+        self._write(kind, name, None)
 
-    def end(self, kind: Kind, name: str, made_from: str, started: float, note: str = "") -> StageResult:
-        """Keep that `name` is finished, and return what it cost."""
-        seconds = round(time.perf_counter() - started, 3)
-        result = StageResult(name, "done", seconds, peak_mb(), time.strftime("%Y-%m-%d %H:%M:%S"), note)
-        self._values[kind][name] = {**asdict(result), "fingerprint": made_from}
-        self._write()
+    def end(self, kind: Kind, name: str, made_from: str, folder: Path, seconds: float, note: str = "") -> StageResult:
+        """Keep that `name` is finished and that its result lies in `folder`, and return what it cost."""
+        done = time.strftime("%Y-%m-%d %H:%M:%S")
+        result = StageResult(name, "done", round(seconds, 3), peak_mb(), done, note)
+        made = {"fingerprint": made_from, "generation": generation_of(folder)}
+        self._write(kind, name, {**asdict(result), **made})
         return result
 
     def digest(self, source: str) -> str:
@@ -133,14 +128,35 @@ class RunRecord:
     def _file(self, path: Path) -> str:
         state = path.stat()
         known = self._values["digests"].get(str(path))
-        if known is None or known[:2] != [state.st_size, state.st_mtime_ns]:
+        if not isinstance(known, list) or len(known) != 3 or known[:2] != [state.st_size, state.st_mtime_ns]:
             known = [state.st_size, state.st_mtime_ns, sha256(path)]
             self._values["digests"][str(path)] = known
         return str(known[2])
 
-    def _write(self) -> None:
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self.path.is_file():
+            return {"stages": {}, "models": {}, "digests": {}}
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            values: dict[str, dict[str, Any]] = {"digests": dict(found["digests"])}
+            for kind in ("stages", "models"):
+                values[kind] = {name: dict(entry) for name, entry in found[kind].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptArtifactError(
+                f"{self.path} is no record of a run ({error!r})", "remove it and run again"
+            ) from error
+        return values
+
+    def _write(self, kind: Kind, name: str, entry: dict[str, Any] | None) -> None:
+        """Change one entry; what another run in the same folder has written since stays."""
+        values = self._read()
+        values[kind].pop(name, None)
+        if entry is not None:
+            values[kind][name] = entry
+        values["digests"] |= self._values["digests"]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, self._values)
+        write_json(self.path, values)
+        self._values = values
 
 
 def peak_mb() -> float:

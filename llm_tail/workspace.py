@@ -14,14 +14,17 @@ it run again.
 
 from __future__ import annotations
 
+import shlex
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from llm_tail.artifacts import MANIFEST, fingerprint, read_artifact
+from llm_tail.artifacts import MANIFEST, fingerprint, generation_of, read_artifact
 from llm_tail.config import RunConfig
-from llm_tail.errors import ConfigError, DataError, StaleArtifactError, closest
+from llm_tail.errors import ConfigError, CorruptArtifactError, DataError, StaleArtifactError, closest
 from llm_tail.run_data import HELD, Events, make_split, read_catalog, read_raw, select_events
 from llm_tail.run_record import RunRecord, StageResult
 from llm_tail.run_stages import HYBRID, MAKERS
@@ -53,6 +56,7 @@ FOLDERS = {
     "evaluate": "report",
 }
 Watcher = Callable[[str, StageResult | None], None]
+T = TypeVar("T")
 
 
 class Workspace:
@@ -105,7 +109,8 @@ class Workspace:
         """
         if isinstance(config, RunConfig):
             return cls(config.overridden(overrides))
-        return cls(RunConfig.load(config, overrides), str(config))
+        words = [str(config), *(word for override in overrides for word in ("--set", override))]
+        return cls(RunConfig.load(config, overrides), shlex.join(words))
 
     # ---- running
 
@@ -162,16 +167,15 @@ class Workspace:
         name = self._known(name)
         if self.is_finished(name):
             return self.record.skipped(name)
-        made_from = self.fingerprint(name)
-        started = self.record.begin("stages", name)
-        note = MAKERS[name](self, self._path(name), made_from)
+        folder, made_from = self._path(name), self.fingerprint(name)
+        started = time.perf_counter()
+        note = MAKERS[name](self, folder, made_from)
         self._forget(name)
-        return self.record.end("stages", name, made_from, started, note)
+        return self.record.end("stages", name, made_from, folder, time.perf_counter() - started, note)
 
     def is_finished(self, name: str) -> bool:
         """Say whether a stage's result is there and was made from the inputs and settings at hand."""
-        made_from = self.fingerprint(name)
-        return self.record.matches("stages", name, made_from) and (self._path(name) / MANIFEST).is_file()
+        return self.record.matches("stages", name, self.fingerprint(name), self._path(name))
 
     def fingerprint(self, stage: str) -> str:
         """Return the digest of everything that a stage is made from."""
@@ -227,7 +231,7 @@ class Workspace:
         """What is wrong with the data."""
         from llm_tail.data.audit import Audit
 
-        return Audit.from_dict(read_artifact(self._made("audit"), "audit").facts["audit"])
+        return self._load("audit", lambda folder: Audit.from_dict(read_artifact(folder, "audit").facts["audit"]))
 
     @cached_property
     def raw_interactions(self) -> Interactions:
@@ -271,7 +275,7 @@ class Workspace:
 
         if not self.config.lora.enabled:
             return self.base_encoder
-        tuned = read_artifact(self._made("finetune"), "encoder")
+        tuned = self._load("finetune", lambda folder: read_artifact(folder, "encoder"))
         adapter = tuned.file("adapter") if tuned.facts["kept"] else None
         return Encoder.load(config=self.config.encoder, adapter=adapter)
 
@@ -280,35 +284,35 @@ class Workspace:
         """One vector for each item."""
         from llm_tail.embedding.store import EmbeddingStore
 
-        return EmbeddingStore.open(self._made("embed")).load().on(self.catalog)
+        return self._load("embed", lambda folder: EmbeddingStore.open(folder).load()).on(self.catalog)
 
     @cached_property
     def index(self) -> NeighborIndex:
         """Who is near whom."""
         from llm_tail.neighbors.index import NeighborIndex
 
-        return NeighborIndex.load(self._made("index"), self.fingerprint("index"))
+        return self._load("index", lambda folder: NeighborIndex.load(folder, self.fingerprint("index")))
 
     @cached_property
     def graph(self) -> ItemGraph:
         """The items and their ties."""
         from llm_tail.neighbors.graph import ItemGraph
 
-        return ItemGraph.load(self._made("graph"), self.fingerprint("graph"))
+        return self._load("graph", lambda folder: ItemGraph.load(folder, self.fingerprint("graph")))
 
     @cached_property
     def hybrid(self) -> HybridRecommender:
         """The fitted recommender."""
         from llm_tail.recommenders.hybrid import HybridRecommender
 
-        return HybridRecommender.load(self._made("fit"))
+        return self._load("fit", HybridRecommender.load)
 
     @property
     def report(self) -> Report:
         """How good the recommender is, beside the baselines; `DataError` where no event was held out to judge on."""
         from llm_tail.evaluation.report import Report
 
-        found = read_artifact(self._made("evaluate"), "report")
+        found = self._load("evaluate", lambda folder: read_artifact(folder, "report"))
         if not found.facts["judged"]:
             raise DataError("there is nothing to judge on: name [data] test, or a [split] method that holds events out")
         return Report.load(found.file("report.json"))
@@ -327,20 +331,24 @@ class Workspace:
             return self.hybrid
         if name not in BASELINES:
             raise ConfigError(_unknown("model", name, (HYBRID, *BASELINES)))
-        if name not in self._models:
-            made_from = fingerprint(name, self.fingerprint("embed"), self._split_key)
-            folder = self.folder / "models" / name
-            if self.record.matches("models", name, made_from) and (folder / MANIFEST).is_file():
+        if name in self._models:
+            return self._models[name]
+        folder = self.folder / "models" / name
+        made_from = fingerprint(name, self.fingerprint("embed"), self._split_key)
+        if self.record.matches("models", name, made_from, folder):
+            try:
                 # every entry of BASELINES is the class itself
                 self._models[name] = BASELINES[name].load(folder)  # type: ignore[attr-defined]
-            else:
-                model = make_baseline(name, catalog=self.catalog, text=self.item_text.of, seed=self.config.seed)
-                started = self.record.begin("models", name)
-                model.fit(self.split.train, self.embeddings, validation=_or_none(self.split.validation))
-                model.save(folder)
-                self.record.end("models", name, made_from, started)
-                self._models[name] = model
-        return self._models[name]
+                return self._models[name]
+            except CorruptArtifactError as error:
+                warnings.warn(f"{error.found}; {name} is fitted again", stacklevel=2)
+        model = make_baseline(name, catalog=self.catalog, text=self.item_text.of, seed=self.config.seed)
+        started = time.perf_counter()
+        model.fit(self.split.train, self.embeddings, validation=_or_none(self.split.validation))
+        model.save(folder)
+        self.record.end("models", name, made_from, folder, time.perf_counter() - started)
+        self._models[name] = model
+        return model
 
     def similar(self, item_or_text: str, k: int = 10) -> Neighbors:
         """Return the items nearest to an item or, where no item has that id, to a text.
@@ -365,11 +373,23 @@ class Workspace:
 
     def _made(self, stage: str) -> Path:
         """Return the folder of a stage's result after checking that it is there and not out of date."""
-        if not self.is_finished(stage):
-            there = stage in self.record and (self._path(stage) / MANIFEST).is_file()
-            state = "was made from other data or settings" if there else "is not there yet"
-            raise StaleArtifactError(f"the result of {stage!r} {state}; run: llm-tail {stage} {self.source}")
-        return self._path(stage)
+        folder, command = self._path(stage), f"run: llm-tail {stage} {self.source}"
+        if self.is_finished(stage):
+            return folder
+        there = stage in self.record and (folder / MANIFEST).is_file()
+        if there and not generation_of(folder):
+            raise CorruptArtifactError(f"{folder / MANIFEST} cannot be read", command)
+        state = "was made from other data or settings" if there else "is not there yet"
+        raise StaleArtifactError(f"the result of {stage!r} {state}; {command}")
+
+    def _load(self, stage: str, read: Callable[[Path], T]) -> T:
+        """Read a stage's result; a damaged one counts as not there, so that the command named makes it anew."""
+        folder = self._made(stage)
+        try:
+            return read(folder)
+        except CorruptArtifactError as error:
+            self.record.forget("stages", stage)
+            raise CorruptArtifactError(error.found, f"run: llm-tail {stage} {self.source}") from error
 
     def _known(self, stage: str) -> str:
         if stage not in STAGES:

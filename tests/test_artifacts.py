@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from llm_tail import artifacts
 from llm_tail.artifacts import fingerprint, read_artifact, read_manifest, write_artifact, write_json
@@ -68,6 +70,23 @@ def test_a_full_disk_leaves_the_old_one_whole(tmp_path, monkeypatch, where):
     monkeypatch.undo()
     assert read(tmp_path) == WORDS
     assert len(list(tmp_path.iterdir())) == 2  # the manifest and one generation
+
+
+def test_a_full_disk_under_safetensors_is_an_os_error_too(tmp_path):
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
+    write(tmp_path)
+    with pytest.raises(OSError, match="No space left") as caught, write_artifact(tmp_path, "thing", "new"):
+        raise SafetensorError(message)
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(SafetensorError), write_artifact(tmp_path, "thing", "new"):
+        raise SafetensorError("a tensor of no known type")
+    assert read(tmp_path) == WORDS and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_is_gone_is_an_os_error_of_safetensors_too(tmp_path):
+    with pytest.raises(FileNotFoundError), write_artifact(tmp_path, "thing", "new") as draft:
+        draft.data.rmdir()
+        save_file({"a": np.ones(3)}, draft.data / "a.safetensors")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError, MemoryError])

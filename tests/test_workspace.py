@@ -260,6 +260,67 @@ def test_a_damaged_record_is_said(shop_copy):
         Workspace.open(shop_copy)
 
 
+@pytest.mark.parametrize("content", ['{"stages": {"embed": 5}, "models": {}, "digests": {}}', '{"stages": []}', "[]"])
+def test_a_record_of_another_shape_is_said(shop_copy, content):
+    (shop_copy.parent / "run" / "run.json").write_text(content, encoding="utf-8")
+    with pytest.raises(CorruptArtifactError, match=r"run\.json.*remove it"):
+        Workspace.open(shop_copy)
+
+
+ASKED = {
+    "audit": ("audit", "manifest.json"),
+    "embed": ("embeddings", "shard-*"),
+    "index": ("index", "vectors.safetensors"),
+    "graph": ("graph", "edges.safetensors"),
+    "fit": ("hybrid", "arrays.safetensors"),
+    "evaluate": ("report", "report.json"),
+}
+
+
+@pytest.mark.parametrize("stage", ASKED)
+@pytest.mark.parametrize("manifest", [False, True])
+def test_what_is_damaged_is_mended_by_the_command_that_is_named(shop_copy, stage, manifest):
+    asked, file = ASKED[stage]
+    folder = Workspace.open(shop_copy)._path(stage)
+    victim = next(folder.rglob("manifest.json" if manifest else file))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 4
+    victim.write_bytes(content)
+    command = f"run: llm-tail {stage} {shop_copy} --set seed=0"
+    with pytest.raises((CorruptArtifactError, StaleArtifactError)) as caught:
+        getattr(Workspace.open(shop_copy, ["seed=0"]), asked)
+    assert str(caught.value).endswith(command) and str(folder) in str(caught.value)
+    mended = Workspace.open(shop_copy)
+    assert mended.run_stage(stage).state == "done"
+    assert getattr(mended, asked) is not None
+    assert set(states(Workspace.open(shop_copy).run()).values()) == {"skipped"}
+
+
+def test_a_damaged_baseline_is_fitted_again(shop_copy):
+    before = Workspace.open(shop_copy).model("ease").recommend(["u01"], k=3)[0]
+    arrays = next((shop_copy.parent / "run" / "models" / "ease").rglob("arrays.safetensors"))
+    arrays.write_bytes(arrays.read_bytes()[:-8])
+    with pytest.warns(UserWarning, match=r"arrays\.safetensors is damaged .* ease is fitted again"):
+        assert Workspace.open(shop_copy).model("ease").recommend(["u01"], k=3)[0] == before
+    assert Workspace.open(shop_copy).model("ease").recommend(["u01"], k=3)[0] == before
+
+
+def test_two_runs_in_one_folder_keep_what_the_other_finished(shop_copy):
+    one, other = Workspace.open(shop_copy, ["graph.neighbors=3"]), Workspace.open(shop_copy, ["hybrid.neighbors=3"])
+    assert one.run_stage("graph").state == "done"
+    with pytest.raises(StaleArtifactError):
+        other.run_stage("fit")  # the graph of its settings has been replaced meanwhile
+    kept = RunRecord(shop_copy.parent / "run")
+    other.run_stage("graph")
+    assert "graph" in kept and Workspace.open(shop_copy).is_finished("graph")
+
+
+def test_commands_that_are_named_carry_the_overrides(tmp_path):
+    config = shop.write(tmp_path / "my shop")
+    with pytest.raises(StaleArtifactError, match=r"llm-tail index '.*my shop/shop\.toml' --set folder=x --set seed=3"):
+        _ = Workspace.open(config, ["folder=x", "seed=3"]).index
+
+
 def test_an_interrupted_stage_is_not_taken_for_finished(shop_copy, monkeypatch):
     from llm_tail.neighbors.graph import ItemGraph
 
@@ -270,7 +331,8 @@ def test_an_interrupted_stage_is_not_taken_for_finished(shop_copy, monkeypatch):
         patch.setattr(ItemGraph, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             Workspace.open(shop_copy, ["graph.neighbors=3"]).run()
-    assert "graph" not in RunRecord(shop_copy.parent / "run")
+    assert len(Workspace.open(shop_copy).graph) == 28  # an experiment that fails costs nothing that was there
+    assert not Workspace.open(shop_copy, ["graph.neighbors=3"]).is_finished("graph")
     again = states(Workspace.open(shop_copy, ["graph.neighbors=3"]).run(until="graph"))
     assert again == {"audit": "skipped", "embed": "skipped", "index": "skipped", "graph": "done"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -49,8 +50,11 @@ class Verbs(TyperGroup):
         except BrokenPipeError:  # the reader of our output has gone, as `head` does; nothing is wrong
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
-        except (LlmTailError, OSError) as error:
+        except LlmTailError as error:
             fail(str(error))
+            raise typer.Exit(1) from None
+        except OSError as error:
+            fail(in_words(error))
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             say("\ninterrupted; what was finished is kept, and the same command goes on from there")
@@ -92,6 +96,15 @@ def say(line: str) -> None:
 def fail(line: str) -> None:
     """Write what went wrong to stderr."""
     err().print(f"[bold red]error:[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def in_words(error: OSError) -> str:
+    """Return what the system refused, at which file, and what to do about a full disk."""
+    what = error.strerror or str(error) or type(error).__name__
+    where = f": {error.filename}" if error.filename else ""
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    rest = "; what was finished before is whole: make room, then give the same command again" if full else ""
+    return f"{what}{where}{rest}"
 
 
 def print_json(value: Any) -> None:

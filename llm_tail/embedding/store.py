@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from llm_tail.artifacts import MANIFEST, fingerprint, sha256, write_json
+from llm_tail.artifacts import MANIFEST, disk_errors, fingerprint, sha256, write_json
 from llm_tail.config import EmbeddingConfig
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.ids import IdMap
@@ -243,8 +243,8 @@ class EmbeddingStore:
         for shard in job["shards"]:
             if not self._sound(shard):
                 raise CorruptArtifactError(
-                    f"{self.folder / shard['file']} is missing or not what was written; run: llm-tail embed "
-                    "(only this file is made anew)"
+                    f"{self.folder / shard['file']} is missing or not what was written",
+                    "run: llm-tail embed (only this file is made anew)",
                 )
             tensors = self._read(shard["file"], "ids", "vectors")
             vectors[len(ids) : len(ids) + shard["n_items"]] = tensors["vectors"]
@@ -261,8 +261,13 @@ class EmbeddingStore:
                 raise StaleArtifactError(f"{self.folder} holds a {manifest['kind']}, expected an embedding-store")
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptArtifactError(
-                f"{path} is no readable manifest ({error}); remove the folder {self.folder}, then run: llm-tail embed"
+                f"{path} is no readable manifest ({error})",
+                f"remove the folder {self.folder}, then run: llm-tail embed",
             ) from error
+        if manifest.pop("digest", None) not in (None, fingerprint(manifest)):
+            raise CorruptArtifactError(
+                f"{path} is not what was written", f"remove the folder {self.folder}, then run: llm-tail embed"
+            )
         return cast(dict[str, Any], manifest)
 
     def _sound(self, shard: dict[str, Any]) -> bool:
@@ -323,7 +328,11 @@ class _Job:
 
     def _take_stock(self) -> None:
         """Find the shards that are whole, of the last complete job and of one that was cut short."""
-        manifest = self.store._manifest()
+        try:
+            manifest = self.store._manifest()
+        except CorruptArtifactError:  # what it listed can no longer be told from what a crash left: all is made anew
+            self.report.damaged.append(MANIFEST)
+            manifest = {}
         self.complete = manifest.get("complete")
         partial = manifest.get("partial") or {"shards": []}
         found = [*partial["shards"], *(self.complete or {"shards": []})["shards"]]
@@ -401,11 +410,15 @@ class _Job:
     def _write(self, file: str, tensors: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Write a shard so that it is there whole or not at all, and return its manifest entry."""
         temporary = self.store.folder / f".{file}.part"
-        save_file(tensors, temporary)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        digest, size = sha256(temporary), temporary.stat().st_size
-        temporary.replace(self.store.folder / file)
+        try:
+            with disk_errors(temporary):
+                save_file(tensors, temporary)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            digest, size = sha256(temporary), temporary.stat().st_size
+            temporary.replace(self.store.folder / file)
+        finally:
+            temporary.unlink(missing_ok=True)  # a full disk shall not stay full
         n_items = len(tensors["vectors"])
         return {"file": file, "n_items": n_items, "salt": self.salt.decode(), "bytes": size, "sha256": digest}
 
@@ -416,7 +429,7 @@ class _Job:
     def _write_manifest(self, complete: dict[str, Any] | None, partial: list[dict[str, Any]] | None) -> None:
         under_way = None if partial is None else self._facts(partial)
         manifest = {"kind": "embedding-store", "format": 1, "complete": complete, "partial": under_way}
-        write_json(self.store.folder / MANIFEST, manifest)
+        write_json(self.store.folder / MANIFEST, {**manifest, "digest": fingerprint(manifest)})
 
     def _sweep(self, kept: set[str]) -> None:
         """Remove what no manifest names: shards of older jobs, and what a crash left half-written."""

@@ -178,7 +178,7 @@ class Report:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptArtifactError(
-                f"{path} is no readable report ({type(error).__name__}: {error}); evaluate again"
+                f"{path} is no readable report ({type(error).__name__}: {error})", "evaluate again"
             ) from error
 
     def to_markdown(self, k: int | None = None) -> str:

@@ -334,7 +334,7 @@ class ItemGraph:
                 values[name] = SharedValues(members, names, report.hubs[name])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptArtifactError(
-                f"the {KIND} at {folder} cannot be read ({error}); remove the folder, then run: llm-tail graph"
+                f"the {KIND} at {folder} cannot be read ({error})", "remove the folder, then run: llm-tail graph"
             ) from error
         ids = IdMap(items["id"].to_numpy(), "item")
         return cls(ids, matrices, titles=items["title"].tolist(), values=values, report=report)

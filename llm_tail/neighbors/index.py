@@ -362,7 +362,7 @@ class NeighborIndex:
                 index._hnsw.set_ef(config.ef)  # the file does not hold it
         except (KeyError, TypeError, ConfigError, RuntimeError) as error:
             raise CorruptArtifactError(
-                f"the {KIND} at {folder} cannot be read ({error}); remove the folder, then run: llm-tail index"
+                f"the {KIND} at {folder} cannot be read ({error})", "remove the folder, then run: llm-tail index"
             ) from error
         return index
 

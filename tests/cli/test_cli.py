@@ -1,5 +1,6 @@
 """The verbs: what they print, where, and how they end."""
 
+import errno
 import json
 import os
 import signal
@@ -237,3 +238,37 @@ def test_a_closed_pipe_is_no_failure(finished_shop):
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert done.returncode == 0 and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("verb", ["embed", "index", "graph", "fit", "evaluate"])
+def test_a_disk_that_takes_no_more_is_one_line_and_the_old_result_stays(call, shop_copy, verb):
+    import resource
+
+    def small_files():  # what a full disk does, for any file of more than 1,000 bytes
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    changed = {
+        "embed": 'text.separator=" - "',
+        "index": "index.links=5",
+        "graph": "graph.neighbors=3",
+        "fit": "hybrid.ridge=7.5",
+        "evaluate": "evaluation.n_bootstrap=5",
+    }
+    command = [sys.executable, "-m", "llm_tail", verb, str(shop_copy), "--set", changed[verb]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=small_files)
+    said = done.stderr.splitlines()
+    assert done.returncode == 1 and said[-1].startswith("error: File too large"), done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    states = [entry["state"] for entry in json.loads(call("run", shop_copy, "--json").stdout)]
+    assert set(states) == {"skipped"}
+
+
+def test_a_full_disk_is_told_with_what_to_do():
+    from llm_tail.cli.common import in_words
+
+    said = in_words(OSError(errno.ENOSPC, "No space left on device", "run/x"))
+    assert said.startswith("No space left on device: run/x; ") and "make room" in said
+    assert in_words(FileNotFoundError(errno.ENOENT, "No such file", "who.txt")) == "No such file: who.txt"
+    assert in_words(OSError("odd")) == "odd"

@@ -131,6 +131,17 @@ def test_an_unreadable_manifest(store, content):
     (store.folder / "manifest.json").write_text(content)
     with pytest.raises(CorruptArtifactError, match=r"no readable manifest.*remove the folder"):
         store.load()
+    assert len(store.embed(TEN, LetterEncoder(), config=CONFIG)) == len(TEN)  # again is all that it takes
+    assert store.report.damaged == ["manifest.json"]
+
+
+def test_a_manifest_that_was_changed_is_not_believed(store):
+    before = store.embed(TEN, LetterEncoder(), config=CONFIG).vectors
+    path = store.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"dim": ', '"dim": 1'))
+    with pytest.raises(CorruptArtifactError, match=r"manifest\.json is not what was written"):
+        store.load()
+    np.testing.assert_array_equal(store.embed(TEN, LetterEncoder(), config=CONFIG).vectors, before)
 
 
 def test_a_foreign_folder(store):
