@@ -340,8 +340,8 @@ class Workspace:
                 # every entry of BASELINES is the class itself
                 self._models[name] = BASELINES[name].load(folder)  # type: ignore[attr-defined]
                 return self._models[name]
-            except CorruptArtifactError as error:
-                warnings.warn(f"{error.found}; {name} is fitted again", stacklevel=2)
+            except (CorruptArtifactError, StaleArtifactError) as error:
+                warnings.warn(f"{getattr(error, 'found', error)}; {name} is fitted again", stacklevel=2)
         model = make_baseline(name, catalog=self.catalog, text=self.item_text.of, seed=self.config.seed)
         started = time.perf_counter()
         model.fit(self.split.train, self.embeddings, validation=_or_none(self.split.validation))
@@ -387,9 +387,12 @@ class Workspace:
         folder = self._made(stage)
         try:
             return read(folder)
-        except CorruptArtifactError as error:
+        except (CorruptArtifactError, StaleArtifactError) as error:
             self.record.forget("stages", stage)
-            raise CorruptArtifactError(error.found, f"run: llm-tail {stage} {self.source}") from error
+            command = f"run: llm-tail {stage} {self.source}"
+            if isinstance(error, CorruptArtifactError):
+                raise CorruptArtifactError(error.found, command) from error
+            raise StaleArtifactError(f"{error}: {command}") from error
 
     def _known(self, stage: str) -> str:
         if stage not in STAGES:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm_tail.artifacts import read_manifest
+from llm_tail.artifacts import read_manifest, write_artifact
 from llm_tail.config import RunConfig
 from llm_tail.errors import (
     ConfigError,
@@ -294,6 +294,19 @@ def test_what_is_damaged_is_mended_by_the_command_that_is_named(shop_copy, stage
     assert mended.run_stage(stage).state == "done"
     assert getattr(mended, asked) is not None
     assert set(states(Workspace.open(shop_copy).run()).values()) == {"skipped"}
+
+
+def test_a_model_of_another_version_is_fitted_again_by_the_command_that_is_named(shop_copy):
+    with write_artifact(
+        shop_copy.parent / "run" / "models" / "hybrid", "recommender", "x", {"class": "HybridRecommender"}
+    ):
+        pass
+    record = json.loads((shop_copy.parent / "run" / "run.json").read_text(encoding="utf-8"))
+    del record["stages"]["fit"]["generation"]
+    (shop_copy.parent / "run" / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(StaleArtifactError, match=r"another version .*: run: llm-tail fit"):
+        _ = Workspace.open(shop_copy).hybrid
+    assert Workspace.open(shop_copy).run_stage("fit").state == "done"
 
 
 def test_a_damaged_baseline_is_fitted_again(shop_copy):

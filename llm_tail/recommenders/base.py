@@ -14,10 +14,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from llm_tail.artifacts import fingerprint, read_artifact, write_artifact
+from llm_tail.artifacts import Artifact, fingerprint, read_artifact, write_artifact
 from llm_tail.data.ids import IdMap, Rows
 from llm_tail.data.interactions import Interactions
-from llm_tail.errors import DataError, NotFittedError, UnknownIdError
+from llm_tail.errors import ConfigError, DataError, NotFittedError, StaleArtifactError, UnknownIdError
 
 if TYPE_CHECKING:
     from llm_tail.embedding.store import Embeddings
@@ -292,6 +292,15 @@ class Recommender(ABC):
         artifact = read_artifact(folder, "recommender")
         if artifact.facts["class"] != cls.__name__:
             raise DataError(f"{folder} holds a {artifact.facts['class']}, expected a {cls.__name__}")
+        try:
+            return cls._from_artifact(artifact)
+        except (KeyError, TypeError, ConfigError) as error:  # its bytes are right, so others wrote it
+            raise StaleArtifactError(
+                f"the {cls.__name__} at {folder} was written by another version of llm_tail ({error!r}); fit it again"
+            ) from error
+
+    @classmethod
+    def _from_artifact(cls, artifact: Artifact) -> Self:
         model = cls(**artifact.facts["settings"])
         model.name, model.training = artifact.facts["name"], artifact.facts["training"]
         arrays = load_file(artifact.file("arrays.safetensors"))

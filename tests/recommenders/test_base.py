@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from llm_tail.artifacts import write_artifact
 from llm_tail.data.interactions import Interactions
 from llm_tail.embedding.store import Embeddings
-from llm_tail.errors import CorruptArtifactError, DataError
+from llm_tail.errors import CorruptArtifactError, DataError, StaleArtifactError
 from llm_tail.recommenders import base
 from llm_tail.recommenders.base import Recommender, top_k
 from llm_tail.recommenders.baselines import Ease, ItemKnn, Popularity
@@ -109,6 +110,14 @@ def test_a_damaged_file_is_refused(tmp_path):
     arrays = next(tmp_path.rglob("arrays.safetensors"))
     arrays.write_bytes(arrays.read_bytes()[:-1])
     with pytest.raises(CorruptArtifactError, match=r"arrays\.safetensors"):
+        Popularity.load(tmp_path)
+
+
+@pytest.mark.parametrize("facts", [{}, {"settings": {"old": 1}, "training": {}, "name": "popularity"}])
+def test_a_model_of_another_version_is_stale(tmp_path, facts):
+    with write_artifact(tmp_path, "recommender", "x", {"class": "Popularity", "settings": {}, **facts}):
+        pass
+    with pytest.raises(StaleArtifactError, match=r"Popularity at .* was written by another version .*fit it again"):
         Popularity.load(tmp_path)
 
 
