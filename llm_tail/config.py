@@ -96,9 +96,9 @@ class LoraConfig(Settings):
     enabled: bool = Field(False, description="Fine-tune before embedding.")
     rank: int = Field(16, ge=1, le=512, description="Rank of the update of each adapted matrix.")
     alpha: float = Field(32.0, gt=0, description="Scale of the update is alpha / rank.")
-    dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on the input of the update.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the update; slower, more memory.")
     target_modules: list[str] = Field([], description="Layers to adapt; empty takes all linear layers of the blocks.")
-    n_pairs: int = Field(12_800, ge=1, description="How many text pairs to train on.")
+    n_pairs: int = Field(6_400, ge=1, description="How many text pairs to train on.")
     batch_size: int = Field(128, ge=2, le=65_536, description="Pairs in a batch; each is a negative of the others.")
     learning_rate: float = Field(5e-4, gt=0, le=1, description="Highest learning rate, after warm-up.")
     warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate climbs.")
@@ -107,6 +107,9 @@ class LoraConfig(Settings):
         0.5, ge=0, le=1, description="Weight of the log-popularity subtracted from the logits (logQ)."
     )
     max_tokens: int = Field(48, ge=8, le=32_768, description="Training texts are cut at this many tokens.")
+    strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.25, 0.5, 1.0], min_length=1, description="Shares of the update that are tried on validation beside the base."
+    )
 
 
 class EmbeddingConfig(Settings):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from llm_tail.artifacts import write_artifact
@@ -52,18 +53,20 @@ def make_encoder(workspace: Workspace, folder: Path, made_from: str) -> str:
         split.train, workspace.catalog, workspace.item_text, n_pairs=config.lora.n_pairs, seed=config.seed
     )
     tuned = finetune(base, pairs, config.lora, seed=config.seed)
-    before, after = (_content_quality(workspace, encoder, split) for encoder in (base, tuned))
-    facts = {"kept": after > before, "ndcg_base": before, "ndcg_tuned": after, "pairs": pairs.provenance}
+    measured = {0.0: _content_quality(workspace, base, split)}
+    for strength in config.lora.strengths:
+        measured[strength] = _content_quality(workspace, tuned.with_strength(strength), split)
+    best = max(measured, key=lambda strength: mean(measured[strength].values()))
+    facts = {"kept": best > 0, "strength": best, "validation_ndcg": measured, "pairs": pairs.provenance}
     with write_artifact(folder, "encoder", made_from, facts) as draft:
-        tuned.save_adapter(draft.file("adapter"))
-        if tuned.training is not None:
-            tuned.training.write(draft.file("training.jsonl"))
-    verdict = "kept" if after > before else "not kept: the base is no worse"
+        (tuned.with_strength(best) if best > 0 else tuned).save_adapter(draft.file("adapter"))
+    before, after = (mean(measured[strength].values()) for strength in (0.0, best))
+    verdict = f"{best:.0%} of the update kept" if best > 0 else "not kept: the base is no worse"
     return f"NDCG@20 of the texts alone on validation {before:.4f} -> {after:.4f}, {verdict}"
 
 
-def _content_quality(workspace: Workspace, encoder: Encoder, split: Split) -> float:
-    """Return the validation NDCG@20 over all items of ranking by text vectors alone."""
+def _content_quality(workspace: Workspace, encoder: Encoder, split: Split) -> dict[str, float]:
+    """Return the validation NDCG@20 of ranking by text vectors alone: warm, tail, cold, overall."""
     from llm_tail.embedding.store import Embeddings
     from llm_tail.evaluation.evaluate import evaluate
     from llm_tail.recommenders.content import ContentSimilarity
@@ -71,7 +74,8 @@ def _content_quality(workspace: Workspace, encoder: Encoder, split: Split) -> fl
     texts = workspace.item_text.texts(workspace.catalog)
     vectors = encoder.encode(texts, batch_tokens=workspace.config.embedding.batch_tokens, progress=True)
     model = ContentSimilarity().fit(split.train, Embeddings(workspace.catalog.ids, vectors))
-    return evaluate([model], split, 20, n_bootstrap=0, phase="validation").value("content")
+    report = evaluate([model], split, 20, n_bootstrap=0, phase="validation")
+    return {segment: report.value("content", segment) for segment in report.segments}
 
 
 def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:

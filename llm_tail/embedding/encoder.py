@@ -280,6 +280,30 @@ class Encoder:
         merged.training = self.training
         return merged
 
+    def with_strength(self, strength: float) -> Encoder:
+        """Return an encoder on the way from the base (0) to the full adapter (1), and what is saved is that one.
+
+        A part of the way often ranks better than either end: what fine-tuning forgot is mostly still there, what it
+        learned mostly there already (M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, here on
+        the product of the two LoRA matrices).
+
+        Raises
+        ------
+        NotFittedError
+            If there is no adapter.
+        """
+        if self.adapter is None:
+            raise NotFittedError("this encoder has no adapter; make one with finetune(encoder, pairs)")
+        ends = [p for name, p in self.model.named_parameters() if "lora_B" in name]
+        shared = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
+        shared.update({id(p): torch.nn.Parameter(p.detach() * strength, requires_grad=False) for p in ends})
+        encoder = Encoder(
+            copy.deepcopy(self.model, shared), self.config, base_weights=self.base_weights, adapter=self.adapter
+        )
+        encoder.training = self.training
+        encoder.seal_adapter()
+        return encoder
+
     def with_adapter(self, wrap: Any) -> Encoder:
         """Return a copy whose transformer is ``wrap(transformer)``; the frozen weights are shared, not copied."""
         shared: dict[int, Any] = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}

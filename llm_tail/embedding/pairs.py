@@ -58,7 +58,7 @@ class TextPairs:
         catalog: Catalog,
         text: ItemText | None = None,
         *,
-        n_pairs: int = 12_800,
+        n_pairs: int = 6_400,
         max_per_user: int = 32,
         seed: int = 0,
     ) -> TextPairs:

@@ -9,7 +9,7 @@ from llm_tail.config import LoraConfig
 from llm_tail.embedding.encoder import Encoder
 from llm_tail.embedding.finetune import contrastive_loss, finetune, target_layers
 from llm_tail.embedding.pairs import TextPairs
-from llm_tail.errors import ConfigError, DataError, StaleArtifactError
+from llm_tail.errors import ConfigError, DataError, NotFittedError, StaleArtifactError
 
 SEA = ["whale sea", "the ship", "captain hunts", "sea novel"]
 KITCHEN = ["iron pan", "egg cook", "kitchen steel", "cook fries"]
@@ -156,3 +156,18 @@ def test_the_loss_by_hand():
     halved = (torch.tensor([0.0, np.log(2)]), torch.tensor([0.0, np.log(2)]))
     by_hand = (np.log(1 + 0.5 / np.e) + np.log(1 + 1 / (np.e / 2))) / 2
     assert float(contrastive_loss(anchors, anchors, none, halved, 1.0)) == pytest.approx(by_hand)
+
+
+def test_half_of_the_update_lies_between_base_and_tuned(decoder, decoder_folder, tuned, tmp_path):
+    half = tuned.with_strength(0.5)
+    vectors = [encoder.encode(TEXTS) for encoder in (decoder, half, tuned)]
+    to_base, to_tuned, apart = (np.linalg.norm(vectors[a] - vectors[b], axis=1) for a, b in ((0, 1), (1, 2), (0, 2)))
+    assert (to_base < apart).all() and (to_tuned < apart).all() and (apart > 0).all()
+    np.testing.assert_allclose(tuned.with_strength(1.0).encode(TEXTS), vectors[2], atol=1e-6)
+    np.testing.assert_allclose(tuned.with_strength(0.0).encode(TEXTS), vectors[0], atol=1e-6)
+    assert len({half.fingerprint, tuned.fingerprint, decoder.fingerprint}) == 3
+    half.save_adapter(tmp_path / "half")
+    loaded = Encoder.load(decoder_folder, adapter=tmp_path / "half", precision="fp32")
+    np.testing.assert_allclose(loaded.encode(TEXTS), vectors[1], atol=1e-5)
+    with pytest.raises(NotFittedError, match="no adapter"):
+        decoder.with_strength(0.5)
