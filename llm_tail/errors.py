@@ -50,13 +50,13 @@ class UnknownIdError(LlmTailError, LookupError):
     Examples
     --------
     >>> str(UnknownIdError("item", "moby-dik", ["moby-dick", "emma", "ulysses"]))
-    "no item has the id 'moby-dik'; the closest are: moby-dick"
+    "no item has the id 'moby-dik'; the closest are: moby-dick, emma, ulysses"
     """
 
     def __init__(self, kind: str, unknown: str, known: Iterable[str] = ()) -> None:
         self.kind = kind
         self.unknown = unknown
-        self.closest = closest(unknown, known)
+        self.closest = closest(unknown, known, cutoff=0.0)  # even far ones show what the ids look like
         hint = f"; the closest are: {', '.join(self.closest)}" if self.closest else ""
         super().__init__(f"no {kind} has the id {unknown!r}{hint}")
 
@@ -110,17 +110,17 @@ class MissingExtraError(LlmTailError, ImportError):
         return type(self), (self.library, self.extra)
 
 
-def closest(word: str, known: Iterable[str], n: int = 3) -> list[str]:
-    """Return up to `n` of the words in `known` that look most like `word`, best first.
+def closest(word: str, known: Iterable[str], n: int = 3, *, cutoff: float = 0.6) -> list[str]:
+    """Return up to `n` of the words in `known` that look most like `word`, best first; `cutoff` is in [0, 1].
 
     Compares at most 20,000 words (0.3 s): of more, those of similar length that begin most like `word`.
     """
     words = [str(w) for w in known]
     if len(words) > MOST_COMPARED:
-        words = [w for w in words if abs(len(w) - len(word)) <= 1]
+        words = [w for w in words if abs(len(w) - len(word)) <= 1] or words
         for n_same in range(len(word), -1, -1):
             alike = [w for w in words if w.startswith(word[:n_same])]
             if len(alike) >= n or n_same == 0:
                 words = alike[:MOST_COMPARED]
                 break
-    return difflib.get_close_matches(word, words, n=n, cutoff=0.6)
+    return difflib.get_close_matches(word, words, n=n, cutoff=cutoff)

@@ -34,6 +34,8 @@ def test_an_unknown_id_names_the_three_closest():
     error = UnknownIdError("item", "book-1", ["book-10", "book-11", "book-12", "book-13", "lamp"])
     assert len(error.closest) == 3
     assert str(error).startswith("no item has the id 'book-1'; the closest are: book-1")
+    assert len(UnknownIdError("item", "?", ["a1", "b2", "c3", "d4"]).closest) == 3  # they show what ids look like
+    assert len(UnknownIdError("item", "?", [f"item-{n:06d}" for n in range(30_000)]).closest) == 3
     assert str(UnknownIdError("user", "x")) == "no user has the id 'x'"
     assert UnknownIdError("user", "x").closest == []
 

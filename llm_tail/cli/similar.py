@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llm_tail.cli.common import AsJson, ConfigFile, HowMany, Overrides, open_workspace, out, print_json, say
+from llm_tail.errors import closest
 
 
 def similar(
@@ -23,7 +24,11 @@ def similar(
     found = workspace.similar(item_or_text, k)
     catalog = workspace.catalog
     if item_or_text not in catalog:
-        say(f"no item has the id {item_or_text!r}; searched for it as a text")
+        near = [] if " " in item_or_text else closest(item_or_text, catalog.ids)
+        hint = f" (the closest are: {', '.join(near)})" if near else ""
+        say(f"no item has the id {item_or_text!r}{hint}; searched for it as a text")
+    elif not len(found):
+        say(f"the item {item_or_text!r} has no text and so no vector: nothing is near it")
     if as_json:
         print_json([{"item_id": i, "title": catalog.title(i), "similarity": s} for i, s in found])
     else:

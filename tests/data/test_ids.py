@@ -63,7 +63,7 @@ def test_what_is_no_set_of_ids_is_refused():
 def test_an_unknown_id_names_the_closest():
     with pytest.raises(UnknownIdError, match="no item has the id 'ema'; the closest are: emma") as caught:
         IdMap(["emma", "dracula"]).row("ema")
-    assert caught.value.closest == ["emma"]
+    assert caught.value.closest == ["emma", "dracula"]
     assert repr(IdMap(["a"], "user")) == "IdMap(1 users)"
     with pytest.raises(TypeError):
         hash(IdMap(["a"]))
