@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from llm_tail import artifacts
-from llm_tail.artifacts import fingerprint, read_artifact, read_manifest, write_artifact, write_json
+from llm_tail.artifacts import fingerprint, read_artifact, read_manifest, replacing, write_artifact, write_json
 from llm_tail.errors import CorruptArtifactError, StaleArtifactError
 
 WORDS = {"a.txt": b"first words", "deep/b.bin": bytes(range(256))}
@@ -163,6 +163,18 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_takes_the_place_of_another_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("old")
+    with pytest.raises(OSError, match="No space left"), replacing(path) as whole:
+        whole.write_text("ne")
+        full_disk()
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with replacing(path) as whole:
+        whole.write_text("new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
 # ---- what can go wrong on disk

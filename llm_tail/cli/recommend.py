@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm_tail.artifacts import replacing
 from llm_tail.cli.common import (
     AsJson,
     ConfigFile,
@@ -70,7 +71,8 @@ def _give(workspace: Workspace, found: Recommendations, output: Path | None, as_
     if output is not None:
         frame = found.to_frame()
         output.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(output, index=False) if output.suffix == ".csv" else frame.to_parquet(output, index=False)
+        with replacing(output) as whole:  # a full disk leaves no half of a list behind
+            frame.to_csv(whole, index=False) if output.suffix == ".csv" else frame.to_parquet(whole, index=False)
         say(f"{len(frame):,} recommendations to {len(found):,} people written to {output}")
     if as_json:
         print_json([_plain(workspace, found, n) for n in range(len(found))])

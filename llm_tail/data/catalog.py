@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm_tail.artifacts import fingerprint
+from llm_tail.artifacts import fingerprint, replacing
 from llm_tail.data.ids import IdMap, Rows
 from llm_tail.errors import DataError
 
@@ -125,7 +125,8 @@ class Catalog:
         """Write the catalogue to one parquet file and return its path."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(self.table, path, compression="zstd")
+        with replacing(path) as whole:
+            pq.write_table(self.table, whole, compression="zstd")
         return path
 
     @property
