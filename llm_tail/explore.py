@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import json
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -55,6 +59,7 @@ class Explorer:
         self.item: str | None = None
         self.history: list[str] = []
         self.segment: str | None = None
+        self.facts: dict[str, Any] = {}  # what the last answer says, for machines
         self._commands: dict[str, Callable[[str], RenderableType]] = {
             "related": self._related,
             "path": self._path,
@@ -66,20 +71,34 @@ class Explorer:
             "quit": self._quit,
         }
 
-    def loop(self) -> None:
-        """Read lines until the person leaves; a wrong line is answered, never fatal."""
+    def loop(self, *, as_json: bool = False) -> None:
+        """Read lines until the person leaves; a wrong line is answered, never fatal.
+
+        For machines every answer is one line of JSON, and nothing else is written.
+        """
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  (gives `input` its history and its arrow keys)
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # bytes that are no text are words that nothing is near to
         catalog = self.workspace.catalog
         _ = self.workspace.index, self.workspace.segments  # what is missing is said before the first question
-        self.console.print(Text(f"{len(catalog):,} items. Type some words, an item id, or :help."))
+        if not as_json:
+            self.console.print(Text(f"{len(catalog):,} items. Type some words, an item id, or :help."))
+        prompt = PROMPT if sys.stdin.isatty() and not as_json else ""
         while True:
             try:
-                line = input(PROMPT)
-                self.console.print(self.answer(line))
+                line = input(prompt)
+                shown = self.answer(line)
             except (EOFError, KeyboardInterrupt, Quit):
-                self.console.print("\nbye", style="dim")
+                if not as_json:
+                    self.console.print("\nbye", style="dim")
                 return
+            if as_json:
+                facts = self.facts or {"text": str(shown)}
+                self.console.file.write(json.dumps({"asked": line, **facts}, ensure_ascii=False) + "\n")
+                self.console.file.flush()
+            else:
+                self.console.print(shown)
 
     def answer(self, line: str) -> RenderableType:
         """Return the answer to one line; what goes wrong is an answer too.
@@ -89,7 +108,7 @@ class Explorer:
         Quit
             On ``:quit``.
         """
-        line = line.strip()
+        line, self.facts = line.strip(), {}
         try:
             if not line:
                 return Text("type some words, an item id, or :help", style="dim")
@@ -100,6 +119,7 @@ class Explorer:
                 return self._show(self._item(line))
             return self._near(line)
         except LlmTailError as error:
+            self.facts = {"error": str(error)}
             return Text(str(error), style="red")
 
     def _command(self, word: str) -> Callable[[str], RenderableType]:
@@ -133,6 +153,8 @@ class Explorer:
             title += f" ({self.segment} only)"
         items = items[: self.k]
         self.shown = [item_id for item_id, _ in items]
+        title_of = self.workspace.catalog.title
+        self.facts["items"] = [{"item_id": i, "title": title_of(i), value: float(number)} for i, number in items]
         return items_table(self.workspace, items, value, title=title) if items else Text(f"{title}: nothing")
 
     @property
@@ -145,6 +167,7 @@ class Explorer:
 
     def _show(self, item_id: str) -> RenderableType:
         item = self.workspace.catalog[item_id]
+        self.facts["item"] = {"item_id": item_id, "title": item.title, "description": item.description}
         card = Text(item.title or item_id, style="bold")
         segments = self.workspace.segments
         if segments is not None:
@@ -160,28 +183,30 @@ class Explorer:
     def _related(self, rest: str) -> RenderableType:
         found = self.workspace.graph.related(self._item(rest), hops=2, k=self.k)
         self.shown = [tie.item_id for tie in found]
+        self.facts["related"] = [asdict(tie) for tie in found]
         return related_table(self.workspace, found) if found else Text("nothing is tied to it")
 
     def _path(self, rest: str) -> RenderableType:
-        ends = rest.replace(",", " ").split()
+        ends = _names(rest)
         if len(ends) != 2:
-            raise DataError("give two items by id or number: :path A B")
-        return path_text(self.workspace, self.workspace.graph.path(self._item(ends[0]), self._item(ends[1])))
+            raise DataError("give two items by id or number: :path A B, or :path A, B where an id holds spaces")
+        steps = self.workspace.graph.path(self._item(ends[0]), self._item(ends[1]))
+        self.facts["path"] = [asdict(step) for step in steps]
+        return path_text(self.workspace, steps)
 
     def _why(self, rest: str) -> RenderableType:
         item_id, hybrid = self._item(rest), self.workspace.hybrid
         if self.history:
-            return Group(
-                Text("for the history at hand", style="dim"),
-                explanation(self.workspace, hybrid.explain(item_id, history=self.history)),
-            )
-        people = hybrid.audience(item_id, k=3)
-        if not people:
+            reasons = {"the history at hand": hybrid.explain(item_id, history=self.history)}
+        else:
+            people = hybrid.audience(item_id, k=3)
+            reasons = {user: hybrid.explain(item_id, user=user, n=3) for user, _ in people}
+        if not reasons:
             return Text("there is nobody who does not have it already")
+        self.facts["why"] = [told.to_dict() for told in reasons.values()]
         parts: list[RenderableType] = []
-        for user, _ in people:
-            parts.append(Text(f"for {user}", style="dim"))
-            parts.append(explanation(self.workspace, hybrid.explain(item_id, user=user, n=3)))
+        for whom, told in reasons.items():
+            parts += [Text(f"for {whom}", style="dim"), explanation(self.workspace, told)]
         return Group(*parts)
 
     def _segment(self, rest: str) -> RenderableType:
@@ -191,7 +216,7 @@ class Explorer:
         return Text(f"lists show {f'{rest} items only' if rest else 'all items'}")
 
     def _take(self, rest: str) -> RenderableType:
-        self.history = [self._item(part) for part in rest.replace(",", " ").split()]
+        self.history = [self._item(part) for part in _names(rest)]
         if not self.history:
             return Text("the history is empty; give items: :history A,B")
         titles = ", ".join(map(self.workspace.catalog.title, self.history))
@@ -204,6 +229,7 @@ class Explorer:
         return self._listed(found[0], "score", "For this history")
 
     def _help(self, rest: str) -> RenderableType:
+        self.facts["help"] = HELP
         table = Table.grid(padding=(0, 3))
         for what, answer in HELP.items():
             table.add_row(Text(what, style="bold"), Text(answer))
@@ -211,3 +237,8 @@ class Explorer:
 
     def _quit(self, rest: str) -> RenderableType:
         raise Quit
+
+
+def _names(text: str) -> list[str]:
+    """Return the ids and numbers in a line, between commas if there are any, else between spaces."""
+    return [part.strip() for part in text.split(",") if part.strip()] if "," in text else text.split()

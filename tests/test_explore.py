@@ -1,12 +1,13 @@
 """A conversation, line by line; and how it ends."""
 
 import io
+import json
 import re
 
 import pytest
 from rich.console import Console
 
-from llm_tail.explore import HELP, Explorer, Quit
+from llm_tail.explore import HELP, Explorer, Quit, _names
 from llm_tail.workspace import Workspace
 
 
@@ -98,6 +99,22 @@ def test_help_names_every_command(explorer):
 def test_quit(explorer):
     with pytest.raises(Quit):
         explorer.answer(":quit")
+
+
+def test_every_answer_has_facts_for_machines(explorer):
+    for line, key in {
+        "night sky": "items", "k0": "item", ":related": "related", ":path k0, k1": "path", ":why": "why",
+        ":history k0,k1": "", ":recommend": "items", ":help": "help", ":nonsense": "error", ":related zz": "error",
+    }.items():  # fmt: skip
+        explorer.answer(line)
+        assert (key in explorer.facts) if key else not explorer.facts
+        json.dumps(explorer.facts, allow_nan=False)
+
+
+def test_names_may_hold_spaces_where_commas_part_them():
+    assert _names("a b") == ["a", "b"]
+    assert _names("a b, c") == ["a b", "c"]
+    assert _names("") == _names(" , ") == []
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt, ":quit"])

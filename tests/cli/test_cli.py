@@ -105,6 +105,15 @@ def test_similar_by_id_loads_no_torch(finished_shop):
     assert "kitchen" in done.stdout and done.stderr.strip().endswith("False")
 
 
+def test_similar_names_close_ids_and_says_why_nothing_is_near(call, finished_shop, tmp_path):
+    assert "(the closest are: k0" in call("similar", finished_shop, "kk0").stderr
+    frame = shop.items()
+    frame.loc[frame["item_id"] == "k0", ["title", "description"]] = ""
+    config = shop.write(tmp_path, item_frame=frame)
+    call("run", config, "--until", "index")
+    assert "'k0' has no text" in call("similar", config, "k0").stderr
+
+
 def test_related(call, finished_shop):
     assert "category" in call("related", finished_shop, "k0").stdout
     found = json.loads(call("related", finished_shop, "k0", "--hops", 2, "-k", 4, "--json").stdout)
@@ -172,6 +181,17 @@ def test_explore_reads_lines_until_they_end(finished_shop):
     assert "Frying pan" in done.stdout and "bye" in done.stdout and done.stderr == ""
 
 
+def test_explore_speaks_json_and_survives_what_is_no_text(finished_shop):
+    command = [sys.executable, "-m", "llm_tail", "explore", str(finished_shop), "--json"]
+    asked = b"k0\n\xff\xfe[/] \x00\n\n:related 99\n:why\n"
+    done = subprocess.run(command, input=asked, capture_output=True, check=True)
+    answers = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert [next(key for key in answer if key != "asked") for answer in answers] == [
+        *("item", "items", "text", "error", "why")
+    ]
+    assert done.stderr == b""
+
+
 # ---- settings and failures
 
 
@@ -202,6 +222,8 @@ def test_shipped_configs_are_right(call):
         (["run", "{config}", "--until", "embd"], "did you mean 'embed'"),
         (["finetune", "{config}"], "lora.enabled=true"),
         (["related", "{config}", "kk0"], "the closest are: k0"),
+        (["explain", "{config}", "?"], "no item has the id '?'; the closest are: "),
+        (["recommend", "{config}", "--users", "no-such.txt"], "No such file or directory: no-such.txt"),
     ],
 )
 def test_foreseen_failures_are_one_line_and_exit_1(call, finished_shop, words, message):
