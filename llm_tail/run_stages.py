@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -25,15 +26,22 @@ HYBRID = "hybrid"
 
 def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
     """Look for what is wrong with the data."""
-    from llm_tail.data.audit import audit
+    from llm_tail.data.audit import Finding, audit
 
+    texts = workspace.item_text.texts(workspace.catalog)
     try:
-        texts = workspace.item_text.texts(workspace.catalog)
         counts = workspace.base_encoder.token_counts(texts)
     except LlmTailError:  # without the encoder the audit guesses; the stage that needs it will say what is missing
         counts = None
     max_tokens = workspace.config.encoder.max_tokens
-    found = audit(workspace.catalog, workspace.raw_interactions, max_tokens=max_tokens, token_counts=counts)
+    found = audit(
+        workspace.catalog, workspace.raw_interactions, texts=texts, max_tokens=max_tokens, token_counts=counts
+    )
+    if found.ok:
+        try:
+            _ = workspace.split  # better now than after all has been embedded
+        except DataError as error:
+            found = replace(found, findings=(Finding("error", "split", str(error)), *found.findings))
     with write_artifact(folder, "audit", made_from, {"audit": found.to_dict()}):
         pass
     n = Counter(finding.severity for finding in found.findings)

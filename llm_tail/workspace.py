@@ -181,7 +181,7 @@ class Workspace:
         """Return the digest of everything that a stage is made from."""
         config = self.config
         if stage == "audit":
-            return fingerprint(stage, self._catalog_key, self._events_key, self._encoder_key)
+            return fingerprint(stage, self._split_key, self._encoder_key)
         if stage == "finetune":
             return fingerprint(stage, self._encoder_key, self._split_key, config.lora.model_dump(), config.seed)
         if stage == "embed":

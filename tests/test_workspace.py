@@ -197,6 +197,28 @@ def test_nothing_left_of_the_interactions(tmp_path):
         _ = Workspace.open(shop.write(tmp_path), ["data.min_user_events=99"]).interactions
 
 
+def test_what_makes_a_cut_impossible_is_said_before_anything_is_embedded(tmp_path):
+    events = shop.events()
+    config = shop.write(tmp_path, event_frame=events)
+    events[:5].to_csv(tmp_path / "validation.csv", index=False)
+    workspace = Workspace.open(config, ["data.validation=validation.csv"])
+    with pytest.raises(DataError, match=r"5 of 5 validation interactions are in training too.*llm-tail audit"):
+        workspace.run()
+    assert workspace.audit.of("split").severity == "error" and not workspace.is_finished("embed")
+
+
+def test_the_audit_looks_at_the_columns_that_make_up_the_text(tmp_path):
+    frame = shop.items().rename(columns={"title": "name", "description": "words"})
+    config = shop.write(tmp_path, item_frame=frame)
+    with pytest.raises(DataError, match=r"28 of 28 items .* have no word in the columns of"):
+        Workspace.open(config).run()
+    workspace = Workspace.open(config, ['text.fields=["name", "words"]'])
+    workspace.run(until="embed")
+    assert workspace.audit.of("empty-text") is None
+    with pytest.raises(DataError, match="did you mean 'name'"):
+        Workspace.open(config, ['text.fields=["nam"]']).run()
+
+
 def test_an_empty_catalogue_and_missing_files(tmp_path):
     with pytest.raises(DataError, match=r"empty|no rows|no item"):
         Workspace.open(shop.write(tmp_path, item_frame=shop.items()[:0])).run()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -151,6 +152,7 @@ def audit(
     catalog: Catalog,
     interactions: Interactions,
     *,
+    texts: Sequence[str] | None = None,
     max_tokens: int = 128,
     token_counts: NDArray[Any] | None = None,
     now: float | None = None,
@@ -163,10 +165,12 @@ def audit(
         The items.
     interactions : Interactions
         As they were read, not aligned to the catalogue: ids that match nothing are counted, not refused.
+    texts : sequence of str, optional
+        What the encoder will read of each item; title and description if not given.
     max_tokens : int
         Where the encoder cuts a text.
     token_counts : array of int, shape (n_items,), optional
-        Tokens of each item's text by the real tokenizer; else estimated as 1.3 a word of title and description.
+        Tokens of each item's text by the real tokenizer; else estimated as 1.3 a word.
     now : float, optional
         Seconds since 1970; what lies more than a day after it is in the future. The clock if not given.
 
@@ -177,7 +181,7 @@ def audit(
     Raises
     ------
     DataError
-        If `token_counts` has another length than the catalogue.
+        If `texts` or `token_counts` has another length than the catalogue.
 
     Notes
     -----
@@ -205,7 +209,7 @@ def audit(
         *_people_findings(np.unique(pairs // width, return_counts=True)[1]),
         *_cold_findings(counts),
     ]
-    texts, text_findings = _texts(catalog, max_tokens, token_counts)
+    text_figures, text_findings = _texts(catalog, texts, max_tokens, token_counts)
     findings += text_findings
     figures = Figures(
         n_items=len(catalog),
@@ -217,7 +221,7 @@ def audit(
         n_bad_rows=sum(x.bad_rows.n_bad for x in (catalog, interactions) if x.bad_rows is not None),
         **_popularity(counts, len(np.unique(pairs // width))),
         **_times(interactions, time.time() if now is None else now),
-        **texts,
+        **text_figures,
     )
     order: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
     return Audit(tuple(sorted(findings, key=lambda finding: order[finding.severity])), figures)
@@ -339,14 +343,17 @@ def _popularity(counts: NDArray[np.int64], n_users: int) -> dict[str, Any]:
 
 
 def _texts(
-    catalog: Catalog, max_tokens: int, token_counts: NDArray[Any] | None
+    catalog: Catalog, texts: Sequence[str] | None, max_tokens: int, token_counts: NDArray[Any] | None
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Return the figures and findings on titles and descriptions."""
+    """Return the figures and findings on titles, descriptions and texts."""
     n = len(catalog)
     titles, descriptions = (
         pc.utf8_trim_whitespace(catalog.table[c].combine_chunks()) for c in ("title", "description")
     )
-    text = pc.utf8_trim_whitespace(pc.binary_join_element_wise(titles, descriptions, " "))
+    both = pc.binary_join_element_wise(titles, descriptions, " ")
+    text = pc.utf8_trim_whitespace(both if texts is None else pa.array(texts, pa.string()))
+    if len(text) != n:
+        raise DataError(f"there are {len(text):,} texts, expected {n:,}: one for each item")
     no_title, no_description, empty = (_mask(pc.equal(x, "")) for x in (titles, descriptions, text))
     repeated = pd.Series(text.to_numpy(zero_copy_only=False)).duplicated(keep=False).to_numpy() & ~empty
     estimated = token_counts is None
@@ -365,11 +372,12 @@ def _texts(
         "n_cut_texts": int(cut.sum()),
         "token_counts_estimated": estimated,
     }
+    nothing = "neither title nor description" if texts is None else "no word in the columns of [text] fields"
     how = ", estimated from the number of words" if estimated else ""
     found = [
         _text_finding(catalog, empty, "error" if empty.all() else "warning", "empty-text",
-                      "has neither title nor description and gets no vector; enrich it",
-                      "have neither title nor description and get no vector; enrich them"),
+                      f"has {nothing} and gets no vector; enrich it",
+                      f"have {nothing} and get no vector; enrich them"),
         _text_finding(catalog, repeated, "warning", "repeated-text",
                       "has the same text as another one; the encoder cannot tell them apart",
                       "have the same text as another one; the encoder cannot tell them apart"),
