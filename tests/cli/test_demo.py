@@ -14,7 +14,7 @@ def test_the_demo_writes_its_books_and_a_config_that_reads_back(tmp_path):
     workspace = Workspace.open(write_books(tmp_path))
     assert len(workspace.catalog) == 500 and len(workspace.interactions.users) == 1200
     assert (tmp_path / "readings-simulated.parquet").is_file()
-    assert workspace.config.graph.relations == ["author", "subjects"]
+    assert workspace.config.graph.relations == ["author", "series", "subjects"]
     assert "finetune" in Workspace.open(write_books(tmp_path, lora=True)).stages
 
 
