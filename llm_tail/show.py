@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from llm_tail.data.catalog import Catalog
     from llm_tail.neighbors.graph import Related, Step
     from llm_tail.recommenders.hybrid import Explanation
-    from llm_tail.run_record import StageResult
     from llm_tail.workspace import Workspace
+    from llm_tail.workspace.record import StageResult
 
 KINDS = ("categories", "category", "genres", "genre", "subjects", "brand", "author", "authors")
 SHORT_ID = 14  # characters that always find room

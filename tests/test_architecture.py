@@ -15,7 +15,7 @@ PACKAGE = Path(llm_tail.__file__).parent
 FLOORS = [
     {"cli", "__main__"},
     {"explore", "show", "service"},
-    {"workspace", "run_data", "run_record", "run_stages"},
+    {"workspace"},
     {"evaluation"},
     {"recommenders"},
     {"neighbors"},

@@ -18,8 +18,8 @@ from llm_tail.errors import (
     StaleArtifactError,
     UnknownIdError,
 )
-from llm_tail.run_record import RunRecord
 from llm_tail.workspace import STAGES, Workspace
+from llm_tail.workspace.record import RunRecord
 from tests import shop
 
 

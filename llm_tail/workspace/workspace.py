@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, TypeVar
 from llm_tail.artifacts import MANIFEST, fingerprint, generation_of, read_artifact
 from llm_tail.config import RunConfig
 from llm_tail.errors import ConfigError, CorruptArtifactError, DataError, StaleArtifactError, closest
-from llm_tail.run_data import HELD, Events, make_split, read_catalog, read_raw, select_events
-from llm_tail.run_record import RunRecord, StageResult
-from llm_tail.run_stages import HYBRID, MAKERS
+from llm_tail.workspace.data import HELD, Events, make_split, read_catalog, read_raw, select_events
+from llm_tail.workspace.record import RunRecord, StageResult
+from llm_tail.workspace.stages import HYBRID, MAKERS
 
 if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` by id needs no torch
     from llm_tail.data.audit import Audit
