@@ -209,6 +209,22 @@ class Interactions:
             bad_rows=self.bad_rows,
         )
 
+    def for_users(self, users: IdMap) -> Interactions:
+        """Return the same events with user rows of `users`, which has to hold everybody who is named here."""
+        if users == self.users:
+            return self
+        rows = users.rows(self.users.values)[self.user_rows]
+        return Interactions(
+            users,
+            self.items,
+            rows,
+            self.item_rows,
+            weights=self.weights,
+            times=self.times,
+            positions=self.positions,
+            bad_rows=self.bad_rows,
+        )
+
     def where(self, mask: Mask | Rows) -> Interactions:
         """Return the events of a boolean mask or of event numbers; users and items keep their rows."""
 

@@ -102,7 +102,7 @@ class Split:
                 empty = np.zeros(0, dtype=np.int64)
                 return Interactions(users, items, empty, empty.copy())
             part = part.on(items)
-            return _with_users(part, users).distinct()
+            return part.for_users(users).distinct()
 
         parts = [aligned(part) for part in (train, validation, test)]
         counts = [part.counts() > 0 for part in parts]
@@ -395,20 +395,6 @@ def _cut(
     )
     result.check_no_leak()
     return result
-
-
-def _with_users(events: Interactions, users: IdMap) -> Interactions:
-    rows = users.rows(events.users.values)[events.user_rows]
-    return Interactions(
-        users,
-        events.items,
-        rows,
-        events.item_rows,
-        weights=events.weights,
-        times=events.times,
-        positions=events.positions,
-        bad_rows=events.bad_rows,
-    )
 
 
 def _pairs(events: Interactions) -> NDArray[np.int64]:

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import AutoConfig
 
 from llm_tail.artifacts import fingerprint, read_artifact, write_artifact
 from llm_tail.config import EncoderConfig
-from llm_tail.embedding.families import Family, append_eos, family_of, is_decoder, quiet, resolve_prompts
+from llm_tail.embedding.families import family_of, is_decoder, quiet, resolve_prompts
+from llm_tail.embedding.loading import POOLING, choose_precision, find_device, pooling_module, read_model
 from llm_tail.embedding.sources import locate, weights_digest
-from llm_tail.errors import ConfigError, DataError, LlmTailError, NotFittedError, StaleArtifactError
+from llm_tail.errors import ConfigError, DataError, NotFittedError, StaleArtifactError
 from llm_tail.progress import Bar
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 Kind = Literal["document", "query"]
 Vectors = NDArray[np.float32]
 ADAPTER_KIND = "lora-adapter"
-_POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 _BLOCK = 16_384  # texts tokenised at once: bounds the memory of a call, and is plenty to sort by length
 
 
@@ -119,9 +117,9 @@ class Encoder:
         settings = EncoderConfig(**{**values, **({"name": str(name)} if name is not None else {}), **overrides})
         folder = locate(settings.name, trust_remote_code=settings.trust_remote_code)
         family = family_of(settings.name)
-        device = _device(settings.device)
-        precision = _precision(settings.precision, device)
-        model = _read(folder, settings, family, device, precision)
+        device = find_device(settings.device)
+        precision = choose_precision(settings.precision, device)
+        model = read_model(folder, settings, family, device, precision)
         prompts = resolve_prompts(model, settings, family)
         model.prompts = dict(prompts)
         model.max_seq_length = min(settings.max_tokens, model.max_seq_length or settings.max_tokens)
@@ -230,8 +228,8 @@ class Encoder:
     @property
     def pooling(self) -> str:
         """How token states become one vector: mean, cls, last, or what else the model says; empty if it has none."""
-        module = _pooling_module(self.model)
-        names = {value: key for key, value in _POOLING.items()}
+        module = pooling_module(self.model)
+        names = {value: key for key, value in POOLING.items()}
         return "" if module is None else names.get(str(module.pooling_mode), str(module.pooling_mode))
 
     @property
@@ -379,87 +377,3 @@ def batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[n
         size = max(1, int(batch_tokens // max(int(lengths[order[start]]), 1)))
         yield order[start : start + size]
         start += size
-
-
-def _read(
-    folder: Path, settings: EncoderConfig, family: Family, device: torch.device, precision: str
-) -> SentenceTransformer:
-    """Load the model and give it the pooling and the end token that it was trained with."""
-    remote = settings.trust_remote_code
-    try:
-        with quiet():
-            stored = None
-            if (folder / "config.json").is_file():
-                stored = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote)
-            keep = precision == "bf16" and getattr(stored, "dtype", None) == torch.bfloat16
-            model = SentenceTransformer(
-                str(folder),
-                device=str(device),
-                local_files_only=True,
-                trust_remote_code=remote,
-                model_kwargs={"use_safetensors": True, "dtype": torch.bfloat16 if keep else torch.float32},
-            )
-    except LlmTailError:
-        raise
-    except Exception as error:  # the libraries below raise whatever fits the model at hand
-        raise DataError(
-            f"the encoder at {folder} cannot be loaded ({type(error).__name__}: {error}); expected a "
-            "sentence-transformers or transformers model for texts with its tokenizer and safetensors weights"
-        ) from error
-    tokenizer = getattr(model, "tokenizer", None)
-    if not callable(tokenizer) or not hasattr(model[0], "config"):
-        raise ConfigError(f"{settings.name} is no transformer with a tokenizer, but a {type(model[0]).__name__}")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    _set_pooling(model, settings, family, plain=not (folder / "modules.json").is_file())
-    if family.append_eos and is_decoder(model[0].config):
-        append_eos(tokenizer)
-    return model
-
-
-def _set_pooling(model: SentenceTransformer, settings: EncoderConfig, family: Family, *, plain: bool) -> None:
-    module = _pooling_module(model)
-    wanted: str | None = None if settings.pooling == "auto" else settings.pooling
-    if wanted is None and plain:  # a folder without modules.json does not say it
-        wanted = family.pooling or ("last" if is_decoder(model[0].config) else "mean")
-    if wanted is None:
-        return
-    if module is None:
-        if settings.pooling != "auto":
-            raise ConfigError(f"setting 'encoder.pooling' is {wanted!r}, and {settings.name} pools by itself")
-        return
-    index = list(model).index(module)
-    model[index] = Pooling(module.embedding_dimension, _POOLING[wanted])
-
-
-def _pooling_module(model: SentenceTransformer) -> Any:
-    return next((module for module in model if isinstance(module, Pooling)), None)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"setting 'encoder.device' is {name!r}, which is not to be had here: {reason}") from None
-    return device
-
-
-def _precision(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
-    if wanted == "auto":
-        return "bf16" if has_fast_bf16(device) else "fp32"
-    return "bf16" if wanted == "bf16" else "fp32"
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bf16 itself; where it does not, bf16 can be a hundred times slower."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    probes = [probe for name in names if (probe := getattr(torch.cpu, name, None)) is not None]
-    return any(probe() for probe in probes)

@@ -185,8 +185,8 @@ class Recommender(ABC):
             validation = validation.on(items)
             new = [u for u in validation.users if u not in users]
             users = IdMap([*users, *new], "user") if new else users
-            validation = _with_users(validation, users)
-        train = _with_users(train, users)
+            validation = validation.for_users(users)
+        train = train.for_users(users)
         self.items, self.users = items, users
         self.histories = train.matrix()
         self._seen = self.histories if validation is None else _union(self.histories, validation.matrix())
@@ -398,21 +398,6 @@ def top_k(scores: Scores, k: int) -> tuple[Rows, Scores]:
     order = np.argsort(-best, axis=1, kind="stable")
     rows, best = np.take_along_axis(rows, order, axis=1), np.take_along_axis(best, order, axis=1)
     return np.where(np.isfinite(best), rows, -1).astype(np.int64), best.astype(np.float32)
-
-
-def _with_users(events: Interactions, users: IdMap) -> Interactions:
-    if events.users == users:
-        return events
-    rows = users.rows(events.users.values)[events.user_rows]
-    return Interactions(
-        users,
-        events.items,
-        rows,
-        events.item_rows,
-        weights=events.weights,
-        times=events.times,
-        positions=events.positions,
-    )
 
 
 def _union(a: sp.csr_matrix, b: sp.csr_matrix) -> sp.csr_matrix:
