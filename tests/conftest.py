@@ -3,9 +3,13 @@
 import os
 import shutil
 
-import pytest
+# On matrices as small as those of the tests, threads that wait for each other take three times as long as one alone.
+# Set before numpy and torch are loaded; the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests import shop
+import pytest  # noqa: E402
+
+from tests import shop  # noqa: E402
 
 os.environ["MPLBACKEND"] = "Agg"  # nobody looks at a window while tests run
 
