@@ -7,9 +7,9 @@ import shutil
 # Set before numpy and torch are loaded; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
-from tests import shop  # noqa: E402
+from tests import shop
 
 os.environ["MPLBACKEND"] = "Agg"  # nobody looks at a window while tests run
 
