@@ -160,6 +160,7 @@ def next_steps(workspace: Workspace, config: Path) -> Panel:
         (f'{tool} similar {config} "a detective on the moor"', "find books by words"),
         (f"{tool} explain {config} {some}", "why a book is recommended"),
         (f"{tool} recommend {config} {reader}", "what to show to a simulated reader"),
+        (f"{tool} demo --lora", "all of this with an encoder fine-tuned on the simulated readers; a minute more"),
         (f"{tool} config > my-shop.toml", "your own catalogue: write all settings to a file, name your data in it"),
         (f"{tool} run my-shop.toml", "then run the whole path on it"),
     )
