@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -244,9 +244,6 @@ class RunConfig(Settings):
     def to_toml(self) -> str:
         """Return the settings as TOML that `load` reads back to the same settings."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
-
-
-S = TypeVar("S", bound=Settings)
 
 
 def explain(error: ValidationError, settings: type[Settings]) -> str:

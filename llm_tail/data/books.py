@@ -50,9 +50,6 @@ from llm_tail.data.ids import IdMap, Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.errors import DataError
 
-SIMULATED = "simulated readers"
-"""What every table, plot or page made from `simulate_readers` has to say of its people."""
-
 ERAS = (500, 1700, 1900, 1950, 1990)  # first years of the second to the last era
 SHORTEST, LONGEST = 5, 80  # books in a history
 FIRST_DAY, START_DAYS = 1_262_304_000.0, 6 * 365  # 2010-01-01 UTC in seconds; days in which readers begin

@@ -182,10 +182,15 @@ class Report:
             ) from error
 
     def to_markdown(self, k: int | None = None) -> str:
-        """Return the table of recall and ndcg at `k` (the longest if not given) and that of exposure, in Markdown."""
+        """Return the table of recall and ndcg at `k` (the longest if not given) and that of exposure, in Markdown.
+
+        Behind a mean stands half of its bootstrap interval.
+        """
         k = self._k(k)
         lines = [f"| R@{k}/N@{k} | {' | '.join(self.segments)} |", f"| --- |{' --- |' * len(self.segments)}"]
-        lines += [f"| {model} | {' | '.join(cells)} |" for model, cells in self._rows(k, "**{}**")]
+        for model, cells in self._rows(k, "**{}**"):
+            spreads = (self._spread(model, segment, k) for segment in self.segments)
+            lines.append(f"| {model} | {' | '.join(f'{c} {s}'.strip() for c, s in zip(cells, spreads, strict=True))} |")
         lines += [
             "",
             f"| lists of {self.k[-1]} | {' | '.join(map(_words, EXPOSURE))} |",
@@ -214,6 +219,11 @@ class Report:
                     for segment in self.segments
                 ],
             )
+
+    def _spread(self, model: str, segment: str, k: int) -> str:
+        """Return half of the intervals of recall and ndcg, such as ``±.0083/.0057``; nothing if none was drawn."""
+        halves = [(c.high - c.low) / 2 for c in (self.cells[model, segment, f"{m}@{k}"] for m in ("recall", "ndcg"))]
+        return f"±{short(halves[0])}/{short(halves[1])}" if np.isfinite(halves).all() and any(halves) else ""
 
     def _exposure(self, model: str) -> list[str]:
         values = self.exposure[model]
@@ -250,8 +260,29 @@ class Report:
             table.add_column("seconds\nfit + score", justify="right")
             for model, cells in self._rows(k, "[bold green]{}[/]"):
                 spent = self.seconds.get(model, {})
-                table.add_row(model, *cells, f"{spent.get('fit', 0):.1f} + {spent.get('score', 0):.1f}")
+                spreads = (self._spread(model, segment, k) for segment in self.segments)
+                both = [
+                    f"{cell}\n[dim]{spread}[/]" if spread else cell for cell, spread in zip(cells, spreads, strict=True)
+                ]
+                table.add_row(model, *both, f"{spent.get('fit', 0):.1f} + {spent.get('score', 0):.1f}")
+            table.caption = "± half of the bootstrap 95 % interval" if self.facts.get("n_bootstrap") else None
             parts.append(table)
+        k = self.k[-1]
+        table = Table(title=f"MRR@{k} / hit rate@{k} / precision@{k}", title_justify="left", title_style="bold")
+        table.add_column("")
+        for segment in self.segments:
+            table.add_column(segment, justify="right")
+        for model in self.models:
+            table.add_row(
+                model,
+                *(
+                    "/".join(
+                        short(self.value(model, segment, f"{name}@{k}")) for name in ("mrr", "hit_rate", "precision")
+                    )
+                    for segment in self.segments
+                ),
+            )
+        parts.append(table)
         table = Table(title=f"What lists of {self.k[-1]} show", title_justify="left", title_style="bold")
         table.add_column("")
         for name in EXPOSURE:

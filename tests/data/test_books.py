@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm_tail.data.books import ERAS, LONGEST, SHORTEST, SIMULATED, Habits, load_books, load_catalog, simulate_readers
+from llm_tail.data.books import ERAS, LONGEST, SHORTEST, Habits, load_books, load_catalog, simulate_readers
 from llm_tail.data.catalog import Catalog
 from llm_tail.errors import DataError
 
@@ -109,7 +109,6 @@ def test_readers_have_histories_of_the_stated_lengths(events):
     assert lengths.min() >= SHORTEST and lengths.max() <= LONGEST
     assert 12 <= np.median(lengths) <= 16
     assert events.users[0] == "reader-0001"
-    assert SIMULATED == "simulated readers"
 
 
 def test_nobody_reads_a_book_twice(events):

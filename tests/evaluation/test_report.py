@@ -122,7 +122,8 @@ def test_markdown_marks_the_best_of_each_column():
 
 def test_it_prints_as_a_table(report):
     text = str(report)
-    for word in ("R@3 / N@3", "R@5 / N@5", "warm", "overall", "ease", "tail share", "gini"):
+    words = ("R@3 / N@3", "R@5 / N@5", "MRR@5 / hit rate@5", "warm", "overall", "ease", "±", "tail share", "gini")
+    for word in words:
         assert word in text
     console = Console(width=110, file=None)
     with console.capture() as capture:
