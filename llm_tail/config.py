@@ -110,6 +110,9 @@ class LoraConfig(Settings):
     strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [0.25, 0.5, 1.0], min_length=1, description="Shares of the update that are tried on validation beside the base."
     )
+    max_forgetting: float = Field(
+        0.1, ge=0, le=1, description="An update that costs the probe (title to own description) more MRR is dropped."
+    )
 
 
 class EmbeddingConfig(Settings):

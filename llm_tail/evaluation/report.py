@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,22 +164,26 @@ class Report:
         if not path.is_file():
             raise StaleArtifactError(f"there is no report at {path} yet; evaluate first")
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
-                models=tuple(raw["models"]),
-                segments=tuple(raw["segments"]),
-                k=tuple(raw["k"]),
-                cells={tuple(row[:3]): _interval(row[3:]) for row in raw["cells"]},
-                differences={tuple(row[:4]): _interval(row[4:]) for row in raw["differences"]},
-                n_users=raw["n_users"],
-                exposure={m: {k: _number(v) for k, v in e.items()} for m, e in raw["exposure"].items()},
-                seconds=raw["seconds"],
-                facts=raw["facts"],
-            )
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptArtifactError(
                 f"{path} is no readable report ({type(error).__name__}: {error})", "evaluate again"
             ) from error
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Report:
+        """Return the report that `to_dict` gave."""
+        return cls(
+            models=tuple(raw["models"]),
+            segments=tuple(raw["segments"]),
+            k=tuple(raw["k"]),
+            cells={tuple(row[:3]): _interval(row[3:]) for row in raw["cells"]},
+            differences={tuple(row[:4]): _interval(row[4:]) for row in raw["differences"]},
+            n_users=raw["n_users"],
+            exposure={m: {k: _number(v) for k, v in e.items()} for m, e in raw["exposure"].items()},
+            seconds=raw["seconds"],
+            facts=raw["facts"],
+        )
 
     def to_markdown(self, k: int | None = None) -> str:
         """Return the table of recall and ndcg at `k` (the longest if not given) and that of exposure, in Markdown.
