@@ -268,10 +268,10 @@ def test_fine_tuning_sees_training_only_and_is_kept_only_where_it_wins(tmp_path)
     assert "NDCG@20 of the texts alone on validation" in results[1].note
     facts = read_manifest(tmp_path / "run" / "encoder")["facts"]
     assert facts["pairs"]["n_events"] == len(workspace.split.train)
-    quality = {float(share): mean(columns.values()) for share, columns in facts["validation_ndcg"].items()}
-    assert set(quality) == {0.0, *workspace.config.lora.strengths}
-    assert quality[facts["strength"]] == max(quality.values())
-    assert facts["kept"] == (max(quality.values()) > quality[0.0])
+    quality = {label: mean(columns.values()) for label, columns in facts["validation_ndcg"].items()}
+    assert set(quality) == {"base", "25%", "50%", "100%"}
+    assert facts["kept"] == (max(quality.values()) > quality["base"]) == (facts["strength"] > 0)
+    assert not facts["kept"] or quality[f"{facts['strength']:.0%}"] == max(quality.values())
     reopened = Workspace.open(tmp_path / "shop.toml", overrides)
     assert (reopened.encoder.adapter is not None) == facts["kept"]
     assert reopened.embeddings.encoder == reopened.encoder.fingerprint

@@ -9,15 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from llm_tail.artifacts import write_artifact
 from llm_tail.errors import DataError, LlmTailError, MissingExtraError
 
 if TYPE_CHECKING:
-    from llm_tail.data.splits import Split
-    from llm_tail.embedding.encoder import Encoder
     from llm_tail.recommenders.base import Recommender
     from llm_tail.workspace import Workspace
 
@@ -49,41 +46,31 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
 
 
 def make_encoder(workspace: Workspace, folder: Path, made_from: str) -> str:
-    """Fine-tune the encoder, and keep the adapter only where its vectors rank better than the base's."""
-    from llm_tail.data.splits import split_cold_items
+    """Fine-tune the encoder; the guard keeps that share of the update which wins, or the base."""
     from llm_tail.embedding.finetune import finetune
     from llm_tail.embedding.pairs import TextPairs
+    from llm_tail.workspace import adapters
 
-    config, split, base = workspace.config, workspace.split, workspace.base_encoder
-    if not len(split.validation):  # what is judged on must not have been trained on
-        split = split_cold_items(split.train, workspace.catalog, cold_share=0.1, seed=config.seed)
+    config, base, split = workspace.config, workspace.base_encoder, adapters.judging_split(workspace)
     pairs = TextPairs.from_interactions(
         split.train, workspace.catalog, workspace.item_text, n_pairs=config.lora.n_pairs, seed=config.seed
     )
     tuned = finetune(base, pairs, config.lora, seed=config.seed)
-    measured = {0.0: _content_quality(workspace, base, split)}
-    for strength in config.lora.strengths:
-        measured[strength] = _content_quality(workspace, tuned.with_strength(strength), split)
-    best = max(measured, key=lambda strength: mean(measured[strength].values()))
-    facts = {"kept": best > 0, "strength": best, "validation_ndcg": measured, "pairs": pairs.provenance}
+    shares = {f"{100 * share:g}%": share for share in config.lora.strengths}
+    verdict = adapters.judge(
+        workspace,
+        {adapters.BASE: base, **{name: tuned.with_strength(share) for name, share in shares.items()}},
+        split,
+    )
+    strength = shares.get(verdict.kept, 0.0)
+    facts = adapters.facts_of(workspace, split, pairs, verdict, strength)
+    adapters.put_aside(folder, workspace.folder / "adapters")
     with write_artifact(folder, "encoder", made_from, facts) as draft:
-        (tuned.with_strength(best) if best > 0 else tuned).save_adapter(draft.file("adapter"))
-    before, after = (mean(measured[strength].values()) for strength in (0.0, best))
-    verdict = f"{best:.0%} of the update kept" if best > 0 else "not kept: the base is no worse"
-    return f"NDCG@20 of the texts alone on validation {before:.4f} -> {after:.4f}, {verdict}"
-
-
-def _content_quality(workspace: Workspace, encoder: Encoder, split: Split) -> dict[str, float]:
-    """Return the validation NDCG@20 of ranking by text vectors alone: warm, tail, cold, overall."""
-    from llm_tail.embedding.store import Embeddings
-    from llm_tail.evaluation.evaluate import evaluate
-    from llm_tail.recommenders.content import ContentSimilarity
-
-    texts = workspace.item_text.texts(workspace.catalog)
-    vectors = encoder.encode(texts, batch_tokens=workspace.config.embedding.batch_tokens, progress=True)
-    model = ContentSimilarity().fit(split.train, Embeddings(workspace.catalog.ids, vectors))
-    report = evaluate([model], split, 20, n_bootstrap=0, phase="validation")
-    return {segment: report.value("content", segment) for segment in report.segments}
+        (tuned.with_strength(strength) if strength else tuned).save_adapter(draft.file("adapter"))
+        verdict.save(draft.file(adapters.VERDICT))
+    before, after = verdict.mean(verdict.base), verdict.mean(verdict.kept)
+    said = f"{verdict.kept} of the update kept" if strength else f"not kept: {verdict.why}"
+    return f"NDCG@20 of the texts alone on validation {before:.4f} -> {after:.4f}, {said}"
 
 
 def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:
