@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from llm_tail.neighbors.graph import Related, Step
     from llm_tail.recommenders.hybrid import Explanation
     from llm_tail.workspace import Workspace
+    from llm_tail.workspace.adapters import AdapterInfo
+    from llm_tail.workspace.guard import Verdict
     from llm_tail.workspace.record import StageResult
 
 KINDS = ("categories", "category", "genres", "genre", "subjects", "brand", "author", "authors")
@@ -112,6 +114,55 @@ def stage_table(results: Sequence[StageResult]) -> Table:
     for result in results:
         state = "run" if result.state == "done" else "skipped"
         table.add_row(result.name, f"{result.seconds:.1f}", f"{result.peak_mb:,.0f}", state, Text(result.note))
+    return table
+
+
+def verdict_table(verdict: Verdict) -> Table:
+    """Return what the guard saw: NDCG@20 with the difference to the base and its interval, and the probe."""
+    from llm_tail.evaluation.report import short, signed
+
+    table = _table("NDCG@20 of the texts alone, on validation", first="encoder")
+    for segment in verdict.segments:
+        table.add_column(f"{segment}\n{verdict.report.n_users[segment]:,} people", justify="right", no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True)
+    if verdict.probe:
+        table.add_column("probe\nMRR", justify="right", no_wrap=True)
+    for label in verdict.labels:
+        cells = []
+        for segment in verdict.segments:
+            cell = short(verdict.report.value(label, segment))
+            if label != verdict.base:
+                gap, _, interval = signed(verdict.difference(label, segment)).partition(" ")
+                cell += f" {gap}\n[dim]{escape(interval)}[/]"
+            cells.append(cell)
+        score = verdict.probes[label]
+        cells += [short(verdict.mean(label)), *([short(score.mrr, 3) if score else ""] if verdict.probe else [])]
+        table.add_row(Text(label), *cells, style="bold green" if label == verdict.kept else "")
+    probe = f"\nprobe: {verdict.probe}" if verdict.probe else ""
+    table.caption = escape(f"{verdict}\n[ ] bootstrap 95 % interval of the paired difference to {verdict.base}{probe}")
+    table.caption_justify = "left"
+    return table
+
+
+def adapters_table(adapters: Iterable[AdapterInfo]) -> Table:
+    """Return the fine-tunings of a run."""
+    table = _table(None, first="adapter")
+    for name in ("made", "kind", "rank", "kept", "mean N@20", "data", "base"):
+        right = name in ("rank", "kept", "mean N@20")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "base", overflow="fold")
+    for info in adapters:
+        kept = f"{100 * info.strength:g}%" if info.kept else "no"
+        table.add_row(
+            Text(info.name + (" *" if info.current else "")),
+            info.made[:16],
+            info.kind,
+            "" if info.rank is None else str(info.rank),
+            kept,
+            f"{info.before:.4f} > {info.after:.4f}",
+            info.data[:8],
+            Text(info.base.rpartition("/")[2]),
+        )
+    table.caption, table.caption_justify = "* the run's last one", "left"
     return table
 
 

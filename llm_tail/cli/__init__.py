@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from llm_tail.cli import config, demo, evaluate, explain, explore, recommend, related, run, similar, stages
+from llm_tail.cli import adapters, config, demo, evaluate, explain, explore, recommend, related, run, similar, stages
 from llm_tail.cli.common import Verbs, settings_help
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 
 _WAY, _ASK = "The whole way", "Asking"
 _STAGE = "One stage at a time"
+_TUNED = "After fine-tuning"
 
 app.command("demo", rich_help_panel=_WAY)(demo.demo)
 app.command("run", rich_help_panel=_WAY)(run.run)
@@ -29,6 +30,9 @@ app.command("config", rich_help_panel=_WAY)(config.config)
 for _stage in stages.VERBS:
     app.command(_stage.name, rich_help_panel=_STAGE, epilog=settings_help(*_stage.tables))(stages.verb(_stage))
 app.command("evaluate", rich_help_panel=_STAGE, epilog=settings_help("evaluation"))(evaluate.evaluate)
+app.command("adapters", rich_help_panel=_TUNED)(adapters.adapters)
+app.command("compare", rich_help_panel=_TUNED)(adapters.compare)
+app.command("export", rich_help_panel=_TUNED)(adapters.export)
 app.command("similar", rich_help_panel=_ASK)(similar.similar)
 app.command("related", rich_help_panel=_ASK)(related.related)
 app.command("recommend", rich_help_panel=_ASK)(recommend.recommend)

@@ -1,4 +1,4 @@
-"""``llm-tail audit``, ``finetune``, ``embed``, ``index``, ``graph``, ``fit``: one stage each."""
+"""``llm-tail audit``, ``pretrain``, ``finetune``, ``embed``, ``index``, ``graph``, ``fit``: one stage each."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Stage(NamedTuple):
 
 VERBS = (
     Stage("audit", "Say what is wrong with the data, before an hour is spent on it.", ("data", "text")),
+    Stage("pretrain", "Adapt the encoder to the catalogue's own text, before fine-tuning.", ("pretrain", "text")),
     Stage("finetune", "Fine-tune the encoder with LoRA on what people took together.", ("lora",)),
     Stage("embed", "Turn item texts into vectors; again only for what changed.", ("text", "encoder", "embedding")),
     Stage("index", "Build the neighbour index over the vectors.", ("index",)),
@@ -37,6 +38,9 @@ def verb(stage: Stage) -> Callable[..., None]:
     """Return the function behind a stage's verb."""
 
     def run_one(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+        from llm_tail.show import verdict_table
+        from llm_tail.workspace.adapters import verdict_of
+
         workspace = open_workspace(config, overrides)
         result = run_stage(workspace, stage.name)
         if as_json:
@@ -45,6 +49,8 @@ def verb(stage: Stage) -> Callable[..., None]:
             out().print(workspace.audit)
         else:
             out().print(result.note, markup=False, highlight=False)
+            if stage.name == "finetune":
+                out().print(verdict_table(verdict_of(workspace)))
         if stage.name == "audit" and not workspace.audit.ok:
             raise typer.Exit(1)
 
@@ -67,4 +73,8 @@ def _details(workspace: Workspace, name: str) -> dict[str, Any]:
         return {"audit": workspace.audit.to_dict()}
     if name == "graph":
         return {"report": asdict(workspace.graph.report)}
+    if name == "finetune":
+        from llm_tail.workspace.adapters import verdict_of
+
+        return {"verdict": verdict_of(workspace).to_dict()}
     return {"training": workspace.hybrid.training} if name == "fit" else {}

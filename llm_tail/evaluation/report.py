@@ -320,6 +320,28 @@ def short(value: float, digits: int = 4) -> str:
     return text[1:] if text.startswith("0.") else text
 
 
+def sign_of(value: float, digits: int = 4) -> str:
+    """Return a difference with its sign and without its leading zero.
+
+    Examples
+    --------
+    >>> sign_of(0.0032), sign_of(-0.01), sign_of(-0.00001)
+    ('+.0032', '-.0100', '+.0000')
+    """
+    return f"{'-' if round(value, digits) < 0 else '+'}{short(abs(value), digits)}"
+
+
+def signed(gap: Interval) -> str:
+    """Return a difference and its interval.
+
+    Examples
+    --------
+    >>> signed(Interval(0.0032, -0.0001, 0.0065))
+    '+.0032 [-.0001, +.0065]'
+    """
+    return f"{sign_of(gap.value)} [{sign_of(gap.low)}, {sign_of(gap.high)}]"
+
+
 def _words(name: str) -> str:
     return name.replace("_", " ")
 

@@ -24,7 +24,7 @@ from llm_tail.embedding.store import Embeddings
 from llm_tail.embedding.text import ItemText
 from llm_tail.errors import CorruptArtifactError, DataError
 from llm_tail.evaluation.evaluate import evaluate
-from llm_tail.evaluation.report import Interval, Report, short
+from llm_tail.evaluation.report import Interval, Report, short, sign_of, signed
 from llm_tail.recommenders.content import ContentSimilarity
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def _decide(report: Report, probes: Mapping[str, ProbeScore | None], max_forgett
         return base, "there was no candidate"
     if not winners:
         best = max(others, key=lambda label: means[label])
-        gap = _sign(means[best] - means[base])
+        gap = sign_of(means[best] - means[base])
         return base, f"no candidate ranks better (the best, {best}, differs by {gap} in mean N@{K})"
     lost = []
     for label in winners:
@@ -333,7 +333,7 @@ def _decide(report: Report, probes: Mapping[str, ProbeScore | None], max_forgett
                 f"{label} ranks better but forgot (MRR of the probe fell by {drop:.3f}, above {max_forgetting:g})"
             )
             continue
-        gain = f"mean N@{K} over {', '.join(report.segments)} {_sign(means[label] - means[base])}"
+        gain = f"mean N@{K} over {', '.join(report.segments)} {sign_of(means[label] - means[base])}"
         return label, "; ".join([gain, *lost])
     return base, "; ".join(lost)
 
@@ -345,25 +345,6 @@ def _mean(report: Report, label: str, metric: str = METRIC) -> float:
 def _forgotten(probes: Mapping[str, ProbeScore | None], base: str, label: str) -> float | None:
     before, after = probes[base], probes[label]
     return None if before is None or after is None else before.mrr - after.mrr
-
-
-def signed(gap: Interval) -> str:
-    """Return a difference and its interval.
-
-    Examples
-    --------
-    >>> signed(Interval(0.0032, -0.0001, 0.0065))
-    '+.0032 [-.0001, .0065]'
-    """
-    return f"{_sign(gap.value)} [{_short(gap.low)}, {_short(gap.high)}]"
-
-
-def _sign(value: float) -> str:
-    return f"{'-' if round(value, 4) < 0 else '+'}{short(abs(value))}"
-
-
-def _short(value: float) -> str:
-    return f"{'-' if round(value, 4) < 0 else ''}{short(abs(value))}"
 
 
 def _title(metric: str) -> str:
