@@ -90,14 +90,41 @@ class EncoderConfig(Settings):
     trust_remote_code: bool = Field(False, description="Let the model's own Python code run.")
 
 
+class PretrainConfig(Settings):
+    """``[pretrain]``: training of the encoder on the catalogue's own text, before any fine-tuning."""
+
+    enabled: bool = Field(False, description="Adapt the encoder to the text before fine-tuning and embedding.")
+    method: Literal["lm", "tsdae"] = Field(
+        "lm", description="Guess hidden (decoders: next) words, or write a text again from the vector of its remains."
+    )
+    epochs: int = Field(1, ge=1, le=1000, description="How often each text is seen.")
+    max_steps: int = Field(0, ge=0, description="Most steps; 0 sets no limit.")
+    minutes: float = Field(0.0, ge=0, description="Training ends after this time, wherever it stands; 0 is no limit.")
+    batch_size: int = Field(32, ge=1, le=65_536, description="Texts in a batch.")
+    learning_rate: float = Field(3e-5, gt=0, le=1, description="Highest learning rate of the encoder, after warm-up.")
+    head_learning_rate: float = Field(1e-3, gt=0, le=1, description="The same for the head or decoder, which is new.")
+    warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate climbs.")
+    masked_share: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that lm hides; decoders guess all.")
+    deleted_share: float = Field(0.6, gt=0, lt=1, description="Share of the tokens that tsdae deletes.")
+    max_tokens: int = Field(128, ge=8, le=32_768, description="Training texts are cut at this many tokens.")
+    checkpoint_steps: int = Field(200, ge=1, description="Steps between two checkpoints; what a kill can lose.")
+
+
 class LoraConfig(Settings):
     """``[lora]``: fine-tuning of the encoder on what people took together."""
 
     enabled: bool = Field(False, description="Fine-tune before embedding.")
-    rank: int = Field(16, ge=1, le=512, description="Rank of the update of each adapted matrix.")
+    kind: Literal["lora", "rslora", "dora", "prefix", "ia3", "top-layers", "full"] = Field(
+        "lora", description="What is tuned: small matrices (lora, rslora, dora), factors, a prefix, blocks, everything."
+    )
+    rank: int = Field(16, ge=1, le=512, description="Rank of the update of each adapted matrix; length of a prefix.")
     alpha: float = Field(32.0, gt=0, description="Scale of the update is alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of the update; slower, more memory.")
     target_modules: list[str] = Field([], description="Layers to adapt; empty takes all linear layers of the blocks.")
+    top_layers: int = Field(2, ge=1, le=1000, description="How many of the last blocks kind = 'top-layers' tunes.")
+    quantize: bool = Field(
+        False, description="Train a lora kind on a base in 4 bits (QLoRA); needs CUDA and bitsandbytes."
+    )
     n_pairs: int = Field(6_400, ge=1, description="How many text pairs to train on.")
     batch_size: int = Field(128, ge=2, le=65_536, description="Pairs in a batch; each is a negative of the others.")
     learning_rate: float = Field(5e-4, gt=0, le=1, description="Highest learning rate, after warm-up.")
@@ -111,7 +138,7 @@ class LoraConfig(Settings):
         [0.25, 0.5, 1.0], min_length=1, description="Shares of the update that are tried on validation beside the base."
     )
     max_forgetting: float = Field(
-        0.1, ge=0, le=1, description="An update that costs the probe (title to own description) more MRR is dropped."
+        0.2, ge=0, le=1, description="Share of the probe's MRR (titles find their own descriptions) that may be lost."
     )
 
 
@@ -190,6 +217,7 @@ class RunConfig(Settings):
     split: SplitConfig = SplitConfig()
     text: TextConfig = TextConfig()
     encoder: EncoderConfig = EncoderConfig()
+    pretrain: PretrainConfig = PretrainConfig()
     lora: LoraConfig = LoraConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     index: IndexConfig = IndexConfig()

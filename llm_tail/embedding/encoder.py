@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from llm_tail.artifacts import fingerprint, read_artifact, write_artifact
-from llm_tail.config import EncoderConfig
+from llm_tail.config import EncoderConfig, LoraConfig
+from llm_tail.embedding import adapters
 from llm_tail.embedding.families import family_of, is_decoder, quiet, resolve_prompts
 from llm_tail.embedding.loading import POOLING, choose_precision, find_device, pooling_module, read_model
 from llm_tail.embedding.sources import locate, weights_digest
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Kind = Literal["document", "query"]
 Vectors = NDArray[np.float32]
 ADAPTER_KIND = "lora-adapter"
+UNTRAINED = "untrained"  # stands for the digest of an adapter whose weights are not final yet
+_NO_ADAPTER = "this encoder has no adapter; make one with finetune(encoder, pairs)"
 _BLOCK = 16_384  # texts tokenised at once: bounds the memory of a call, and is plenty to sort by length
 
 
@@ -43,6 +45,8 @@ class Encoder:
         Digest of the weights without an adapter.
     adapter : str, optional
         Digest of the adapter's weights where there is one.
+    tuning : Tuning, optional
+        What the adapter is.
 
     Attributes
     ----------
@@ -65,12 +69,19 @@ class Encoder:
     """
 
     def __init__(
-        self, model: SentenceTransformer, config: EncoderConfig, *, base_weights: str, adapter: str | None = None
+        self,
+        model: SentenceTransformer,
+        config: EncoderConfig,
+        *,
+        base_weights: str,
+        adapter: str | None = None,
+        tuning: adapters.Tuning | None = None,
     ) -> None:
         self.model = model.eval()
         self.config = config
         self.base_weights = base_weights
         self.adapter = adapter
+        self.tuning = tuning
         self.training: TrainingLog | None = None
         # Padding on the left keeps a decoder's last state at the last place, where its pooling looks.
         self.padding_side: Literal["left", "right"] = "left" if is_decoder(model[0].config) else "right"
@@ -240,85 +251,108 @@ class Encoder:
         weights = [self.base_weights, self.adapter]
         return fingerprint("encoder-1", weights, self.pooling, config.max_tokens, prompts, config.precision)
 
+    @property
+    def n_trainable(self) -> int:
+        """How many parameters the adapter learned or learns; 0 without one."""
+        return self.tuning.n_trainable if self.tuning else 0
+
+    @property
+    def trainable_share(self) -> float:
+        """The same as a share of the parameters of the base, in [0, 1]."""
+        return self.tuning.n_trainable / self.tuning.n_base if self.tuning else 0.0
+
     def save(self, folder: str | Path) -> Path:
-        """Write a plain sentence-transformers folder and return its path; an adapter is merged into it."""
+        """Write a plain sentence-transformers folder and return its path; an adapter is merged into it.
+
+        Raises
+        ------
+        ConfigError
+            If the adapter is a prefix, which cannot be merged.
+        """
         folder = Path(folder)
         with quiet():
             self.merge().model.save(str(folder), create_model_card=False)
         return folder
 
     def save_adapter(self, folder: str | Path) -> Path:
-        """Write the adapter alone (a few MB), to be loaded with ``Encoder.load(base, adapter=folder)``.
+        """Write what was tuned alone, to be loaded with ``Encoder.load(base, adapter=folder)``.
+
+        A few MB for LoRA and its kin, four bytes for each changed weight of top-layers and full.
 
         Raises
         ------
         NotFittedError
-            If there is no adapter.
+            If there is no adapter, or its weights are not final yet.
         """
-        if self.adapter is None:
-            raise NotFittedError("this encoder has no adapter; make one with finetune(encoder, pairs)")
+        model, tuning = self._tuned()
         facts = {"base": self.config.name, "base_weights": self.base_weights, "adapter": self.adapter}
         with write_artifact(folder, ADAPTER_KIND, fingerprint(self.base_weights, self.adapter), facts) as draft:
-            with quiet():
-                # Looking for resized vocabularies would ask the hub.
-                self.model[0].model.save_pretrained(str(draft.data), save_embedding_layers=False)
-            draft.file("README.md").unlink(missing_ok=True)
+            draft.facts.update(adapters.write(model, tuning, draft.data))
             if self.training is not None:
                 self.training.write(draft.file("training.jsonl"))
         return Path(folder)
 
     def merge(self) -> Encoder:
-        """Return an encoder with the adapter added into the weights; the same vectors (within 1e-5 in fp32)."""
+        """Return an encoder with the adapter inside its own weights; the same vectors (within 1e-5 in fp32).
+
+        Raises
+        ------
+        ConfigError
+            If the adapter is a prefix, which cannot be merged.
+        """
         if self.adapter is None:
             return self
-        model = copy.deepcopy(self.model)
-        with quiet():
-            model[0].model = model[0].model.merge_and_unload()
-        merged = Encoder(model, self.config, base_weights=fingerprint(self.base_weights, self.adapter))
-        merged.training = self.training
-        return merged
+        model = adapters.merged(*self._tuned())
+        encoder = Encoder(model, self.config, base_weights=fingerprint(self.base_weights, self.adapter))
+        encoder.training = self.training
+        return encoder
 
     def with_strength(self, strength: float) -> Encoder:
         """Return an encoder on the way from the base (0) to the full adapter (1), and what is saved is that one.
 
         A part of the way often ranks better than either end: what fine-tuning forgot is mostly still there, what it
-        learned mostly there already (M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, here on
-        the product of the two LoRA matrices).
+        learned mostly there already (M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, who mix
+        weights). What the way is for each kind of adapter stands at the head of `llm_tail.embedding.adapters`.
 
         Raises
         ------
         NotFittedError
             If there is no adapter.
+        ConfigError
+            If the strength is negative or no number.
         """
-        if self.adapter is None:
-            raise NotFittedError("this encoder has no adapter; make one with finetune(encoder, pairs)")
-        ends = [p for name, p in self.model.named_parameters() if "lora_B" in name]
-        shared = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
-        shared.update({id(p): torch.nn.Parameter(p.detach() * strength, requires_grad=False) for p in ends})
+        model, tuning = self._tuned()
         encoder = Encoder(
-            copy.deepcopy(self.model, shared), self.config, base_weights=self.base_weights, adapter=self.adapter
+            adapters.scaled(model, tuning, strength),
+            self.config,
+            base_weights=self.base_weights,
+            adapter=self.adapter,
+            tuning=tuning,
         )
         encoder.training = self.training
         encoder.seal_adapter()
         return encoder
 
-    def with_adapter(self, wrap: Any) -> Encoder:
-        """Return a copy whose transformer is ``wrap(transformer)``; the frozen weights are shared, not copied."""
-        shared: dict[int, Any] = {id(t): t for t in [*self.model.parameters(), *self.model.buffers()]}
-        model = copy.deepcopy(self.model, shared)
-        model[0].model = wrap(model[0].model)
-        return Encoder(model, self.config, base_weights=self.base_weights, adapter="untrained")
+    def with_adapter(self, config: LoraConfig | None = None) -> Encoder:
+        """Return a copy with something to train, as `llm_tail.embedding.adapters.attach` does."""
+        model, tuning = adapters.tuned_copy(self.model, config or LoraConfig(), self.config.name)
+        return Encoder(model, self.config, base_weights=self.base_weights, adapter=UNTRAINED, tuning=tuning)
 
     def seal_adapter(self) -> None:
-        """Take the digest of the adapter as it is now; called once its weights are final."""
-        state = self.model[0].model.state_dict()
-        adapter = {name: value for name, value in state.items() if "lora_" in name}
-        self.adapter = fingerprint(*(x for n in sorted(adapter) for x in (n, adapter[n].float().cpu().numpy())))
-        self.model.requires_grad_(False)
+        """Freeze the adapter and take the digest of it as it is now; called once its weights are final."""
+        if self.tuning is None:
+            raise NotFittedError(_NO_ADAPTER)
+        self.model, self.tuning = adapters.sealed(self.model, self.tuning)
+        self.adapter = adapters.digest(self.model, self.tuning)
+
+    def _tuned(self) -> tuple[SentenceTransformer, adapters.Tuning]:
+        if self.tuning is None:
+            raise NotFittedError(_NO_ADAPTER)
+        if self.adapter == UNTRAINED:
+            raise NotFittedError("the adapter of this encoder is still in training; call seal_adapter() after it")
+        return self.model, self.tuning
 
     def _attach(self, folder: Path) -> None:
-        import peft
-
         artifact = read_artifact(folder, ADAPTER_KIND, stage="llm-tail finetune")
         if artifact.facts["base_weights"] != self.base_weights:
             raise StaleArtifactError(
@@ -326,9 +360,7 @@ class Encoder:
                 f"{artifact.facts['base_weights']}), and the encoder is {self.config.name} (weights "
                 f"{self.base_weights}); load that base, or run: llm-tail finetune"
             )
-        with quiet():
-            self.model[0].model = peft.PeftModel.from_pretrained(self.model[0].model, str(artifact.data))
-        self.model.eval()
+        self.model, self.tuning = adapters.read(self.model, artifact.data, artifact.facts)
         self.seal_adapter()
 
     def _tokens(
@@ -356,7 +388,7 @@ class Encoder:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=enabled)
 
     def __repr__(self) -> str:
-        adapter = ", with adapter" if self.adapter else ""
+        adapter = f", with adapter ({self.tuning.kind})" if self.tuning else ""
         return (
             f"Encoder({self.config.name}, {self.dim} wide, {self.pooling or 'own'} pooling, {self.max_tokens} tokens, "
             f"{self.config.precision} on {self.model.device.type}{adapter})"

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import peft
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from llm_tail.config import LoraConfig
 from llm_tail.data.ids import Rows
+from llm_tail.embedding.adapters import attach
 from llm_tail.embedding.encoder import Encoder, batches
-from llm_tail.embedding.families import quiet
 from llm_tail.embedding.pairs import TextPairs
-from llm_tail.errors import ConfigError, DataError
+from llm_tail.errors import DataError
 from llm_tail.progress import Bar
 
 _PART_TOKENS = 2048  # padded tokens that go through the model at once; a fifth faster than the whole batch on a CPU
@@ -100,53 +99,15 @@ def finetune(
     config = config or LoraConfig()
     if len(pairs) < 2:
         raise DataError(f"fine-tuning needs at least 2 pairs to tell apart, found {len(pairs)}")
-    if base.adapter is not None:
-        raise ConfigError("this encoder has an adapter already; call merge() first, or start from the base")
     devices = [base.model.device] if base.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        encoder = base.with_adapter(lambda model: _adapted(model, config, base.config.name))
+        encoder = attach(base, config)
         encoder.training = _train(encoder, pairs, config, np.random.default_rng(seed))
     encoder.seal_adapter()
     if folder is not None:
         encoder.save_adapter(folder)
     return encoder
-
-
-def _adapted(model: torch.nn.Module, config: LoraConfig, base: str) -> Any:
-    settings = peft.LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=target_layers(model, config.target_modules),
-        base_model_name_or_path=base,
-    )
-    with quiet():
-        return peft.get_peft_model(model, settings)
-
-
-def target_layers(model: torch.nn.Module, wanted: list[str] | None = None) -> list[str]:
-    """Return the full names of the linear layers to adapt: those inside the blocks, or those named in `wanted`.
-
-    A name in `wanted` counts as PEFT counts it: the whole name of a layer, or its end after a dot.
-    """
-    linear = [name for name, module in model.named_modules() if _is_linear(module)]
-    if wanted:
-        found = [n for n in linear if any(n == w or n.endswith(f".{w}") for w in wanted)]
-    else:
-        # Blocks are what stands in a list of modules; embeddings, poolers and heads stand outside.
-        lists = [name for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
-        found = [n for n in linear if any(n.startswith(f"{block}.") for block in lists)]
-    if not found:
-        there = ", ".join(sorted({name.rpartition(".")[2] for name in linear})) or "none"
-        asked = f"setting 'lora.target_modules' is {wanted}, which" if wanted else "the rule 'inside the blocks'"
-        raise ConfigError(f"{asked} matches no linear layer of the model; its linear layers are: {there}")
-    return found
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    # GPT-2 and its kin write their linear layers as Conv1D.
-    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def _train(encoder: Encoder, pairs: TextPairs, config: LoraConfig, rng: np.random.Generator) -> TrainingLog:

@@ -3,7 +3,15 @@ import os
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
+)
 
 from llm_tail.embedding.encoder import Encoder
 
@@ -45,6 +53,17 @@ def decoder_folder(tmp_path_factory):
     n_words = save_tokenizer(folder)
     torch.manual_seed(0)
     Qwen3Model(Qwen3Config(vocab_size=n_words, head_dim=8, **SIZES)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory):
+    """A plain transformers folder with a small random BERT."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    n_words = save_tokenizer(folder)
+    torch.manual_seed(2)
+    sizes = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+    BertModel(BertConfig(vocab_size=n_words, initializer_range=0.2, **sizes)).save_pretrained(folder)
     return folder
 
 

@@ -7,7 +7,7 @@ from sentence_transformers import SentenceTransformer
 
 from llm_tail.config import LoraConfig
 from llm_tail.embedding.encoder import Encoder
-from llm_tail.embedding.finetune import contrastive_loss, finetune, target_layers
+from llm_tail.embedding.finetune import contrastive_loss, finetune
 from llm_tail.embedding.pairs import TextPairs
 from llm_tail.errors import ConfigError, DataError, NotFittedError, StaleArtifactError
 
@@ -99,23 +99,6 @@ def test_in_bf16_too(decoder_folder):
     assert np.isfinite(
         finetune(Encoder.load(decoder_folder, precision="bf16"), make_pairs(16), SMALL).training.losses
     ).all()
-
-
-def test_only_the_adapter_learns(decoder):
-    seen = []
-    encoder = decoder.with_adapter(lambda model: seen.append(model) or model)
-    shared = dict(encoder.model.named_parameters())
-    assert all(shared[name] is weight for name, weight in decoder.model.named_parameters())
-
-
-def test_layers_of_the_blocks_are_found(minilm, decoder):
-    bert = target_layers(minilm.model[0].model)
-    assert len(bert) == 6 * 6 and not any("pooler" in name for name in bert)
-    qwen = target_layers(decoder.model[0].model)
-    assert {name.rpartition(".")[2] for name in qwen} == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    }  # fmt: skip
-    assert target_layers(minilm.model[0].model, ["query"]) == [n for n in bert if n.endswith(".query")]
 
 
 def test_layers_that_do_not_exist(minilm):
