@@ -21,11 +21,12 @@ N_LOSSES = 8  # points of the loss curve on the card
 def model_card(
     title: str,
     *,
+    base: str,
     config: EncoderConfig,
     dim: int,
     pooling: str,
     adapter: bool,
-    text: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
     facts: Mapping[str, Any],
     losses: Sequence[float] = (),
     verdict: Verdict | None = None,
@@ -37,6 +38,8 @@ def model_card(
     ----------
     title : str
         Its heading, and what the examples load.
+    base : str
+        The model that the run started from.
     config : EncoderConfig
         Of the encoder, with prompts resolved.
     dim : int
@@ -45,8 +48,8 @@ def model_card(
         How token states become one vector.
     adapter : bool
         Whether an adapter is merged into the weights.
-    text : mapping
-        The ``[text]`` settings: how an item became one text.
+    settings : mapping
+        Tables of the run that matter beside ``[lora]``, such as ``text`` (how an item became one text), by name.
     facts : mapping
         Those of the fine-tuned encoder's manifest; empty where nothing was fine-tuned.
     losses : sequence of float
@@ -59,20 +62,25 @@ def model_card(
     Examples
     --------
     >>> from llm_tail.config import EncoderConfig
-    >>> card = model_card("shop", config=EncoderConfig(), dim=384, pooling="mean", adapter=False, text={}, facts={})
+    >>> name, config = "sentence-transformers/all-MiniLM-L6-v2", EncoderConfig()
+    >>> how = {"dim": 384, "pooling": "mean", "adapter": False, "settings": {}, "facts": {}}
+    >>> card = model_card("shop", base=name, config=config, **how)
     >>> card.splitlines()[1]
     'base_model: "sentence-transformers/all-MiniLM-L6-v2"'
     """
-    lora = f"{facts.get('lora', {}).get('kind', 'LoRA')}" if adapter else ""
-    base = public_name(config.name)
-    lines = [*_front_matter(config.name, adapter), f"# {title}", ""]
-    lines += [_opening(base, dim, pooling, config.max_tokens, lora), ""]
+    kind = facts.get("lora", {}).get("kind", "lora") if adapter else ""
+    lines = [*_front_matter(base, kind), f"# {title}", ""]
+    lines += [_opening(public_name(base), dim, pooling, config.max_tokens, kind, "pretrain" in settings), ""]
     if made:
         lines += [f"Made on {made}.", ""]
+    if facts and not facts.get("kept", True):
+        lines += ["**The guard did not keep this update; it was exported all the same.**", ""]
     lines += ["## How to load it", "", *_loading(title, config)]
     if facts:
         lines += ["## What it was trained on", "", *_data(facts), ""]
-        lines += ["## Settings", "", *_table("setting", "value", {**facts.get("lora", {}), **_words(text)}), ""]
+    tables = {**({"lora": facts["lora"]} if "lora" in facts else {}), **settings}
+    if tables:
+        lines += ["## Settings", "", *_table(tables), ""]
     if losses:
         lines += ["## Training loss", "", *_curve(losses), ""]
     if verdict is not None:
@@ -95,22 +103,21 @@ def _on_a_hub(name: str) -> bool:
     return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)) and not Path(name).exists()
 
 
-def _front_matter(name: str, adapter: bool) -> list[str]:
-    tags = [*TAGS, *(["lora"] if adapter else [])]
+def _front_matter(name: str, kind: str) -> list[str]:
+    tags = [*TAGS, *([kind] if kind else [])]
     base = [f"base_model: {json.dumps(name)}"] if _on_a_hub(name) else []
     library = ['library_name: "sentence-transformers"', 'pipeline_tag: "sentence-similarity"']
     return ["---", *base, *library, "tags:", *(f"- {json.dumps(tag)}" for tag in tags), "---", ""]
 
 
-def _opening(base: str, dim: int, pooling: str, max_tokens: int, lora: str) -> str:
-    what = f"`{base}`" if base else "A model"
-    how = (
-        f"fine-tuned ({lora}, merged into the weights) so that the texts of items which the same people took lie close"
-        if lora
-        else "as it was: no update of it is part of this model"
-    )
+def _opening(base: str, dim: int, pooling: str, max_tokens: int, kind: str, pretrained: bool) -> str:
+    steps = ["adapted to the texts of a catalogue"] if pretrained else []
+    if kind:
+        told = f"fine-tuned ({kind}, merged into the weights)"
+        steps.append(f"{told} so that the texts of items which the same people took lie close")
+    how = ", then ".join(steps) or "as it was: no update of it is part of this model"
     pooled = f" by {pooling} pooling" if pooling else ""
-    return f"{what}, {how}. Texts of up to {max_tokens:,} tokens become vectors of {dim:,} numbers{pooled}."
+    return f"`{base}`, {how}. Texts of up to {max_tokens:,} tokens become vectors of {dim:,} numbers{pooled}."
 
 
 def _loading(title: str, config: EncoderConfig) -> list[str]:
@@ -143,18 +150,19 @@ def _loading(title: str, config: EncoderConfig) -> list[str]:
 def _data(facts: Mapping[str, Any]) -> list[str]:
     data, pairs = facts.get("data", {}), facts.get("pairs", {})
     counts = ", ".join(f"{data[f'n_{name}']:,} {name}" for name in ("items", "users", "events") if f"n_{name}" in data)
-    told = f"{pairs['n_pairs']:,} pairs of texts, drawn from " if "n_pairs" in pairs else ""
+    told = f"{pairs['n_pairs']:,} pairs of texts, drawn from " if "n_pairs" in pairs else "Drawn from "
     prints = [f"{name} `{data[key]}`" for name, key in (("items", "catalog"), ("events", "train")) if key in data]
     return [f"{told}{counts} (training events only). Fingerprints: {', '.join(prints)}."]
 
 
-def _table(first: str, second: str, values: Mapping[str, Any]) -> list[str]:
-    rows = [f"| {key} | `{json.dumps(value, ensure_ascii=False, default=str)}` |" for key, value in values.items()]
-    return [f"| {first} | {second} |", "| --- | --- |", *rows]
-
-
-def _words(text: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"text.{key}": value for key, value in text.items()}
+def _table(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    rows = [
+        f"| `{name}.{key}` | `{json.dumps(value, ensure_ascii=False, default=str)}` |"
+        for name, table in tables.items()
+        for key, value in table.items()
+        if key != "enabled"
+    ]
+    return ["| setting | value |", "| --- | --- |", *rows]
 
 
 def _curve(losses: Sequence[float]) -> list[str]:

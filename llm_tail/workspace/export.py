@@ -76,14 +76,19 @@ def _card(workspace: Workspace, encoder: Encoder, name: str | None, title: str, 
     tuned = name != BASE and (name is not None or workspace.config.lora.enabled)
     folder = find_adapter(workspace, name or CURRENT) if tuned else None
     artifact = read_artifact(folder, "encoder") if folder and kind_of(folder) == "encoder" else None
+    config = workspace.config
+    settings = {"text": config.text.model_dump()}
+    if config.pretrain.enabled:
+        settings["pretrain"] = config.pretrain.model_dump()
     learned = encoder.adapter is not None  # where the guard kept the base, the card tells why, and of no training
     return model_card(
         title,
+        base=config.encoder.name,
         config=encoder.config,
         dim=encoder.dim,
         pooling=encoder.pooling,
         adapter=learned,
-        text=workspace.config.text.model_dump(),
+        settings=settings,
         facts=artifact.facts if artifact and learned else {},
         losses=losses_of(folder) if folder and learned else [],
         verdict=Verdict.load(artifact.file(VERDICT)) if artifact else None,

@@ -160,7 +160,7 @@ class Verdict:
     why : str
         The reason in words.
     max_forgetting : float
-        The largest drop of the probe's MRR that is let through.
+        The largest share of the probe's MRR that may be lost.
     """
 
     report: Report
@@ -194,7 +194,7 @@ class Verdict:
         return self.report.paired_difference(label, self.base, segment, metric)
 
     def forgotten(self, label: str) -> float | None:
-        """Return by how much the probe's MRR fell below the base's, None without a probe."""
+        """Return which share of the base's MRR on the probe is lost; below 0 where it rose, None without a probe."""
         return _forgotten(self.probes, self.base, label)
 
     def to_dict(self) -> dict[str, Any]:
@@ -263,16 +263,17 @@ def judge_encoders(
     split: Split,
     *,
     probe: str = "",
-    max_forgetting: float = 0.1,
+    max_forgetting: float = 0.2,
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Verdict:
     """Decide which of several encoders is kept.
 
     The rule: a candidate has to beat the base on the mean of the columns (NDCG@20 of content-only ranking on
-    validation: warm, tail, cold, overall), and its MRR on the probe may lie at most `max_forgetting` below the base's.
-    Of those that do, the one with the highest mean is kept, the earlier of equals; if none does, the base. The
-    intervals do not decide: they say how sure one may be.
+    validation: warm, tail, cold, overall), and must not lose more than the share `max_forgetting` of the base's MRR on
+    the probe. It is a share because probes differ: MiniLM reaches .71 on articles of a shop and .16 on novels, whose
+    titles hardly say what they are about. Of those that do, the one with the highest mean is kept, the earlier of
+    equals; if none does, the base. The intervals do not decide: they say how sure one may be.
 
     Parameters
     ----------
@@ -330,7 +331,7 @@ def _decide(report: Report, probes: Mapping[str, ProbeScore | None], max_forgett
         drop = _forgotten(probes, base, label)
         if drop is not None and drop > max_forgetting:
             lost.append(
-                f"{label} ranks better but forgot (MRR of the probe fell by {drop:.3f}, above {max_forgetting:g})"
+                f"{label} ranks better but forgot ({drop:.0%} of the probe's MRR, at most {max_forgetting:.0%} may go)"
             )
             continue
         gain = f"mean N@{K} over {', '.join(report.segments)} {sign_of(means[label] - means[base])}"
@@ -344,7 +345,7 @@ def _mean(report: Report, label: str, metric: str = METRIC) -> float:
 
 def _forgotten(probes: Mapping[str, ProbeScore | None], base: str, label: str) -> float | None:
     before, after = probes[base], probes[label]
-    return None if before is None or after is None else before.mrr - after.mrr
+    return None if before is None or after is None else (before.mrr - after.mrr) / before.mrr
 
 
 def _title(metric: str) -> str:
