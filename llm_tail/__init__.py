@@ -14,6 +14,7 @@ _HOMES = {
     "llm_tail.config": [
         "RunConfig",
         "LoraConfig",
+        "PretrainConfig",
         "HybridConfig",
         "IndexConfig",
         "GraphConfig",
@@ -37,6 +38,7 @@ _HOMES = {
     "llm_tail.embedding.encoder": ["Encoder"],
     "llm_tail.embedding.pairs": ["TextPairs"],
     "llm_tail.embedding.finetune": ["finetune"],
+    "llm_tail.embedding.pretrain": ["pretrain"],
     "llm_tail.embedding.store": ["Embeddings", "EmbeddingStore"],
     "llm_tail.neighbors.index": ["NeighborIndex", "Neighbors"],
     "llm_tail.neighbors.graph": ["ItemGraph"],

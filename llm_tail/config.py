@@ -110,6 +110,26 @@ class PretrainConfig(Settings):
     checkpoint_steps: int = Field(200, ge=1, description="Steps between two checkpoints; what a kill can lose.")
 
 
+class PretrainConfig(Settings):
+    """``[pretrain]``: training of the encoder on the catalogue's own text, before any fine-tuning."""
+
+    enabled: bool = Field(False, description="Adapt the encoder to the text before fine-tuning and embedding.")
+    method: Literal["lm", "tsdae"] = Field(
+        "lm", description="Guess hidden (decoders: next) words, or write a text again from the vector of its remains."
+    )
+    epochs: int = Field(1, ge=1, le=1000, description="How often each text is seen.")
+    max_steps: int = Field(0, ge=0, description="Most steps; 0 sets no limit.")
+    minutes: float = Field(0.0, ge=0, description="Training ends after this time, wherever it stands; 0 is no limit.")
+    batch_size: int = Field(32, ge=1, le=65_536, description="Texts in a batch.")
+    learning_rate: float = Field(3e-5, gt=0, le=1, description="Highest learning rate of the encoder, after warm-up.")
+    head_learning_rate: float = Field(1e-3, gt=0, le=1, description="The same for the head or decoder, which is new.")
+    warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate climbs.")
+    masked_share: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that lm hides; decoders guess all.")
+    deleted_share: float = Field(0.6, gt=0, lt=1, description="Share of the tokens that tsdae deletes.")
+    max_tokens: int = Field(128, ge=8, le=32_768, description="Training texts are cut at this many tokens.")
+    checkpoint_steps: int = Field(200, ge=1, description="Steps between two checkpoints; what a kill can lose.")
+
+
 class LoraConfig(Settings):
     """``[lora]``: fine-tuning of the encoder on what people took together."""
 
@@ -217,6 +237,7 @@ class RunConfig(Settings):
     split: SplitConfig = SplitConfig()
     text: TextConfig = TextConfig()
     encoder: EncoderConfig = EncoderConfig()
+    pretrain: PretrainConfig = PretrainConfig()
     pretrain: PretrainConfig = PretrainConfig()
     lora: LoraConfig = LoraConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()

@@ -103,7 +103,9 @@ def test_stages_that_do_not_exist_or_are_off(tmp_path):
     with pytest.raises(ConfigError, match=r"lora\.enabled=true"):
         workspace.run(until="finetune")
     assert "finetune" in Workspace.open(tmp_path / "shop.toml", ["lora.enabled=true"]).stages
-    assert set(workspace.stages) | {"finetune"} == set(STAGES)
+    with pytest.raises(ConfigError, match=r"pretrain is switched off; give --set pretrain\.enabled=true"):
+        workspace.run_stage("pretrain")
+    assert set(workspace.stages) | {"pretrain", "finetune"} == set(STAGES)
 
 
 def test_on_stage_hears_of_beginning_and_end(finished_shop):
@@ -277,6 +279,38 @@ def test_fine_tuning_sees_training_only_and_is_kept_only_where_it_wins(tmp_path)
     assert reopened.embeddings.encoder == reopened.encoder.fingerprint
 
 
+def test_pre_training_comes_first_and_all_that_follows_is_made_from_it(tmp_path):
+    overrides = ["pretrain.enabled=true", "pretrain.max_steps=2", "pretrain.max_tokens=16", "encoder.precision=fp32"]
+    workspace = Workspace.open(shop.write(tmp_path), overrides)
+    assert workspace.stages[:3] == ("audit", "pretrain", "embed")
+    with pytest.raises(StaleArtifactError, match="run: llm-tail pretrain"):
+        workspace.run_stage("embed")
+    results = workspace.run(until="embed")
+    assert results[1].note.startswith("TrainingLog(1 steps, loss ")  # 28 texts are less than a batch
+    assert workspace.base_encoder.base_weights != workspace.source_encoder.base_weights
+    assert workspace.encoder is workspace.base_encoder
+    assert workspace.embeddings.encoder == workspace.encoder.fingerprint
+    reopened = Workspace.open(tmp_path / "shop.toml", overrides)
+    assert set(states(reopened.run(until="embed")).values()) == {"skipped"}
+    assert reopened.base_encoder.fingerprint == workspace.base_encoder.fingerprint
+    other = Workspace.open(tmp_path / "shop.toml", [*overrides, "pretrain.learning_rate=1e-4", "lora.enabled=true"])
+    assert [name for name in other.stages if other.is_finished(name)] == ["audit"]
+    assert other.fingerprint("finetune") != Workspace.open(
+        tmp_path / "shop.toml", [*overrides, "lora.enabled=true"]
+    ).fingerprint("finetune")
+    plain = Workspace.open(tmp_path / "shop.toml", ["encoder.precision=fp32"])
+    assert plain.base_encoder is plain.source_encoder and not plain.is_finished("embed")
+
+
+def test_fine_tuning_on_top_of_pre_training(tmp_path):
+    overrides = ["pretrain.enabled=true", "lora.enabled=true", "lora.n_pairs=32", "lora.batch_size=16"]
+    config = shop.write(tmp_path)
+    workspace = Workspace.open(config, overrides)
+    workspace.run(until="finetune")
+    tuned = Workspace.open(config, overrides).encoder
+    assert tuned.base_weights == workspace.base_encoder.base_weights != workspace.source_encoder.base_weights
+
+
 # ---- the record
 
 
@@ -378,6 +412,6 @@ def test_an_interrupted_stage_is_not_taken_for_finished(shop_copy, monkeypatch):
 
 def test_the_record_keeps_what_stages_cost(finished_shop):
     kept = json.loads((finished_shop.parent / "run" / "run.json").read_text(encoding="utf-8"))
-    assert set(kept["stages"]) == set(STAGES) - {"finetune"}
+    assert set(kept["stages"]) == set(STAGES) - {"pretrain", "finetune"}
     assert all(entry["seconds"] > 0 and entry["peak_mb"] > 10 for entry in kept["stages"].values())
     assert set(kept["models"]) >= {"popularity", "ease"}

@@ -27,7 +27,7 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
 
     texts = workspace.item_text.texts(workspace.catalog)
     try:
-        counts = workspace.base_encoder.token_counts(texts)
+        counts = workspace.source_encoder.token_counts(texts)
     except LlmTailError:  # without the encoder the audit guesses; the stage that needs it will say what is missing
         counts = None
     max_tokens = workspace.config.encoder.max_tokens
@@ -43,6 +43,15 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
         pass
     n = Counter(finding.severity for finding in found.findings)
     return f"errors: {n['error']}, warnings: {n['warning']}, notes: {n['note']}"
+
+
+def make_pretrained(workspace: Workspace, folder: Path, made_from: str) -> str:
+    """Adapt the encoder to the catalogue's own text."""
+    from llm_tail.embedding.pretrain import pretrain
+
+    texts, config = workspace.item_text.texts(workspace.catalog), workspace.config
+    adapted = pretrain(workspace.source_encoder, texts, config.pretrain, seed=config.seed, folder=folder)
+    return repr(adapted.training)
 
 
 def make_encoder(workspace: Workspace, folder: Path, made_from: str) -> str:
@@ -145,6 +154,7 @@ def make_report(workspace: Workspace, folder: Path, made_from: str) -> str:
 
 MAKERS: dict[str, Callable[[Any, Path, str], str]] = {
     "audit": make_audit,
+    "pretrain": make_pretrained,
     "finetune": make_encoder,
     "embed": make_embeddings,
     "index": make_index,

@@ -4,7 +4,7 @@
 
     data files ── audit
         │
-        ├─ (finetune) ── embed ── index ── graph ── fit ── evaluate
+        ├─ (pretrain) ── (finetune) ── embed ── index ── graph ── fit ── evaluate
         └─ split ──────────────────────────┘
 
 A stage is finished when the record (``run.json``) holds the fingerprint of its inputs: the bytes of the data files, the
@@ -45,9 +45,10 @@ if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` 
 
 __all__ = ["STAGES", "StageResult", "Workspace"]
 
-STAGES = ("audit", "finetune", "embed", "index", "graph", "fit", "evaluate")
+STAGES = ("audit", "pretrain", "finetune", "embed", "index", "graph", "fit", "evaluate")
 FOLDERS = {
     "audit": "audit",
+    "pretrain": "pretrained",
     "finetune": "encoder",
     "embed": "embeddings",
     "index": "index",
@@ -55,6 +56,7 @@ FOLDERS = {
     "fit": "models/hybrid",
     "evaluate": "report",
 }
+SWITCHES = {"pretrain": "pretrain", "finetune": "lora"}  # the table whose `enabled` turns a stage on
 Watcher = Callable[[str, StageResult | None], None]
 T = TypeVar("T")
 
@@ -116,8 +118,8 @@ class Workspace:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages of this run in order: `finetune` only where ``[lora]`` is enabled, few without interactions."""
-        off = {"finetune"} if not self.config.lora.enabled else set()
+        """The stages of this run in order: those with a switch only where it is on, few without interactions."""
+        off = {name for name, table in SWITCHES.items() if not getattr(self.config, table).enabled}
         if not self.config.data.interactions:
             off |= {"audit", "finetune", "fit", "evaluate"}
         return tuple(name for name in STAGES if name not in off)
@@ -182,10 +184,14 @@ class Workspace:
         config = self.config
         if stage == "audit":
             return fingerprint(stage, self._split_key, self._encoder_key)
+        if stage == "pretrain":
+            settings = config.pretrain.model_dump(exclude={"enabled", "checkpoint_steps"})
+            return fingerprint(stage, self._encoder_key, self._catalog_key, settings, config.seed)
+        base = self.fingerprint("pretrain") if config.pretrain.enabled else self._encoder_key
         if stage == "finetune":
-            return fingerprint(stage, self._encoder_key, self._split_key, config.lora.model_dump(), config.seed)
+            return fingerprint(stage, base, self._split_key, config.lora.model_dump(), config.seed)
         if stage == "embed":
-            words = self.fingerprint("finetune") if config.lora.enabled else self._encoder_key
+            words = self.fingerprint("finetune") if config.lora.enabled else base
             return fingerprint(stage, self._catalog_key, words)
         if stage == "index":
             return fingerprint(stage, self.fingerprint("embed"), config.index.model_dump(), config.seed)
@@ -262,22 +268,32 @@ class Workspace:
         return ItemText(self.config.text)
 
     @cached_property
-    def base_encoder(self) -> Encoder:
-        """The model as it was before any fine-tuning."""
+    def source_encoder(self) -> Encoder:
+        """The model that ``[encoder]`` names."""
         from llm_tail.embedding.encoder import Encoder
 
         return Encoder.load(config=self.config.encoder)
 
     @cached_property
+    def base_encoder(self) -> Encoder:
+        """The model as it was before any fine-tuning, adapted to the text where the run says so."""
+        return self._encoder() if self.config.pretrain.enabled else self.source_encoder
+
+    @cached_property
     def encoder(self) -> Encoder:
         """The model that turns texts into vectors, fine-tuned where the run says so and where it was better."""
-        from llm_tail.embedding.encoder import Encoder
-
         if not self.config.lora.enabled:
             return self.base_encoder
         tuned = self._load("finetune", lambda folder: read_artifact(folder, "encoder"))
-        adapter = tuned.file("adapter") if tuned.facts["kept"] else None
-        return Encoder.load(config=self.config.encoder, adapter=adapter)
+        return self._encoder(tuned.file("adapter")) if tuned.facts["kept"] else self.base_encoder
+
+    def _encoder(self, adapter: Path | None = None) -> Encoder:
+        from llm_tail.embedding.encoder import Encoder
+
+        name = None
+        if self.config.pretrain.enabled:
+            name = self._load("pretrain", lambda folder: read_artifact(folder, "pretrained-encoder").file("model"))
+        return Encoder.load(name, self.config.encoder, adapter=adapter)
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -400,7 +416,8 @@ class Workspace:
         if stage not in self.stages and not self.config.data.interactions:
             raise ConfigError(f"{stage} needs interactions and [data] interactions is not set; name the file")
         if stage not in self.stages:
-            raise ConfigError("fine-tuning is switched off; give --set lora.enabled=true or set it under [lora]")
+            table = SWITCHES[stage]
+            raise ConfigError(f"{stage} is switched off; give --set {table}.enabled=true or set it under [{table}]")
         return stage
 
     def _forget(self, stage: str) -> None:
@@ -408,6 +425,7 @@ class Workspace:
         held = {
             "embed": "embeddings",
             "audit": "audit",
+            "pretrain": "base_encoder",
             "finetune": "encoder",
             "index": "index",
             "graph": "graph",

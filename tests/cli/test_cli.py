@@ -29,7 +29,7 @@ def call():
 
 
 VERBS = [
-    *("demo", "run", "config", "audit", "finetune", "embed", "index", "graph", "fit", "evaluate"),
+    *("demo", "run", "config", "audit", "pretrain", "finetune", "embed", "index", "graph", "fit", "evaluate"),
     *("adapters", "compare", "export"),
     *("similar", "related", "recommend", "explain", "explore"),
 ]
