@@ -37,6 +37,7 @@ METRICS = (METRIC, f"recall@{K}")
 FEWEST, MOST = 50, 2_000  # items of a probe: fewer say nothing, more cost without telling more
 TITLES, HALVES = "title -> own description", "first half of the text -> second half"
 _TIE = 1e-6  # cosines closer than this are equal but for rounding
+_ROUNDING = 1e-9
 
 Vectors = NDArray[np.float32]
 
@@ -329,7 +330,7 @@ def _decide(report: Report, probes: Mapping[str, ProbeScore | None], max_forgett
     lost = []
     for label in winners:
         drop = _forgotten(probes, base, label)
-        if drop is not None and drop > max_forgetting:
+        if drop is not None and drop > max_forgetting + _ROUNDING:
             lost.append(
                 f"{label} ranks better but forgot ({drop:.0%} of the probe's MRR, at most {max_forgetting:.0%} may go)"
             )
