@@ -110,7 +110,7 @@ def attach(base: Encoder, config: LoraConfig | None = None) -> Encoder:
     >>> for kind in ("lora", "ia3", "prefix", "top-layers", "full"):
     ...     tuned = attach(base, LoraConfig(kind=kind, rank=8, top_layers=1))
     ...     print(f"{kind:10} {tuned.n_trainable:10,} {tuned.trainable_share:8.2%}")
-    lora          663,552    2.92%
+    lora          331,776    1.46%
     ia3            13,824    0.06%
     prefix         36,864    0.16%
     top-layers  1,774,464    7.81%
@@ -233,23 +233,19 @@ def read(model: SentenceTransformer, folder: Path, facts: Mapping[str, Any]) -> 
     kind = facts.get("kind", "lora")
     base = dict(model.named_parameters())
     n_base = sum(p.numel() for p in base.values())
-    own: dict[str, Tensor] = {}
-    if kind in WEIGHT_KINDS:
-        weights = load_file(str(folder / _WEIGHTS), device=str(model.device))
-        tuned = _copied(model, {n: nn.Parameter(w, requires_grad=False) for n, w in weights.items()})
-        own = {n: base[n].detach() for n in weights}
-    elif kind == "prefix":
-        weights = load_file(str(folder / _WEIGHTS), device=str(model.device))
-        tuned = _copied(model, {})
-        add_prefix(tuned[0].model, next(iter(weights.values())).shape[1])
+    weights = load_file(str(folder / _WEIGHTS), device=str(model.device)) if kind in (*WEIGHT_KINDS, "prefix") else {}
+    own = {n: base[n].detach() for n in weights} if kind in WEIGHT_KINDS else {}
+    tuned = _copied(model, {n: nn.Parameter(weights[n], requires_grad=False) for n in own})
+    if kind == "prefix":
+        with torch.random.fork_rng(devices=[]):
+            add_prefix(tuned[0].model, next(iter(weights.values())).shape[1])
         _fill(tuned, weights)
         for _, prefix in prefixes(tuned):
             prefix.strength = float(facts["strength"])
-    else:
+    elif kind not in WEIGHT_KINDS:
         import peft
 
-        tuned = _copied(model, {})
-        with quiet():
+        with quiet(), torch.random.fork_rng(devices=[]):  # what is drawn there is written over
             tuned[0].model = peft.PeftModel.from_pretrained(tuned[0].model, str(folder))
     n_learned = sum(p.numel() for n, p in tuned.named_parameters() if _LEARNED.search(n))
     return sealed(tuned, Tuning(kind, int(facts.get("n_trainable", n_learned)), n_base, own))
