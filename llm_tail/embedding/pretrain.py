@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 from safetensors.torch import load_model, save_model
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
@@ -152,7 +153,8 @@ def _train(base: Encoder, texts: list[str], config: PretrainConfig, seed: int, d
         backend.no_truncation()
         backend.no_padding()
     encoder = Encoder(model, base.config, base_weights="")  # its digest is that of its files
-    encoder.training = TrainingLog(log, {"n_texts": len(texts), "pretrain": config.model_dump()})
+    provenance = {"n_texts": len(texts), "pretrain": config.model_dump()}
+    encoder.training = TrainingLog(steps=log, provenance=provenance)
     return encoder
 
 
@@ -160,16 +162,11 @@ def _fit(
     objective: Objective, plan: _Plan, config: PretrainConfig, seed: int, draft: Path, *, keep: bool
 ) -> list[dict[str, float]]:
     """Train by the plan, from the last checkpoint in `draft` on, and return the log of the steps."""
-    if keep and draft.parent.is_dir():  # checkpoints of other texts or settings
-        for old in draft.parent.iterdir():
-            if old != draft:
-                shutil.rmtree(old, ignore_errors=True)
     on_cpu = objective.body.device.type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(draft),
         per_device_train_batch_size=1,  # an element of the plan is a batch
         num_train_epochs=1,  # and the plan holds all epochs
-        warmup_steps=math.ceil(config.warmup_share * len(plan)),
         save_strategy="steps" if keep else "no",
         save_steps=config.checkpoint_steps,
         save_total_limit=2,
@@ -184,6 +181,10 @@ def _fit(
         seed=seed,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one device; several by `accelerate launch`
+    arguments.warmup_steps = math.ceil(config.warmup_share * len(plan) / arguments.world_size)
+    with arguments.main_process_first(local=False):
+        if keep and arguments.process_index == 0:
+            _drop_others(draft)
     new = objective.new_parameters()
     fresh = {id(weight) for weight in new}
     groups = [
@@ -302,6 +303,13 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
 
 
+def _drop_others(draft: Path) -> None:
+    """Remove checkpoints of other texts or settings."""
+    for old in draft.parent.iterdir() if draft.parent.is_dir() else ():
+        if old != draft:
+            shutil.rmtree(old, ignore_errors=True)
+
+
 def _last_whole(draft: Path) -> str | None:
     """Return the newest checkpoint that was written to its end."""
     whole = [path.parent for path in draft.glob(f"checkpoint-*/{_WHOLE}")]
@@ -309,13 +317,16 @@ def _last_whole(draft: Path) -> str | None:
 
 
 def _write(encoder: Encoder, base: Encoder, folder: Path, key: str) -> None:
-    """Write the encoder as an artifact, and drop the checkpoints."""
-    log = encoder.training or TrainingLog()
+    """Write the encoder as an artifact, and drop the checkpoints; of several processes the first does it."""
+    log, processes = encoder.training or TrainingLog(), PartialState()
     facts = {"base": base.config.name, "base_weights": base.base_weights, **log.provenance}
-    with write_artifact(folder, PRETRAINED_KIND, key, facts) as draft:
-        encoder.base_weights = weights_digest(encoder.save(draft.file("model")))
-        log.write(draft.file("training.jsonl"))
-    shutil.rmtree(folder / _DRAFT, ignore_errors=True)
+    if processes.is_main_process:
+        with write_artifact(folder, PRETRAINED_KIND, key, facts) as draft:
+            encoder.save(draft.file("model"))
+            log.write(draft.file("training.jsonl"))
+        shutil.rmtree(folder / _DRAFT, ignore_errors=True)
+    processes.wait_for_everyone()
+    encoder.base_weights = weights_digest(read_artifact(folder, PRETRAINED_KIND).file("model"))
 
 
 def _remedy(config: PretrainConfig) -> str:
