@@ -264,7 +264,7 @@ def _folders(workspace: Workspace) -> Iterator[tuple[Path, bool]]:
     if (current / MANIFEST).is_file():
         yield current, True
     for path in sorted(former.glob(f"*/{MANIFEST}")):
-        if generation_of(path.parent) != generation_of(current):
+        if path.parent.name != generation_of(current).removeprefix("g-"):  # it may stand here already when a stop comes
             yield path.parent, False
 
 
