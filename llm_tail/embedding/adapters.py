@@ -246,7 +246,7 @@ def read(model: SentenceTransformer, folder: Path, facts: Mapping[str, Any]) -> 
         import peft
 
         with quiet(), torch.random.fork_rng(devices=[]):  # what is drawn there is written over
-            tuned[0].model = peft.PeftModel.from_pretrained(tuned[0].model, str(folder))
+            tuned[0].model = peft.PeftModel.from_pretrained(tuned[0].model, str(folder), torch_device=str(model.device))
     n_learned = sum(p.numel() for n, p in tuned.named_parameters() if _LEARNED.search(n))
     return sealed(tuned, Tuning(kind, int(facts.get("n_trainable", n_learned)), n_base, own))
 

@@ -308,3 +308,16 @@ def test_four_bits_say_what_they_need(decoder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'llm-tail\[qlora\]'"):
         attach(decoder, LoraConfig(quantize=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_trained_on_four_bits_it_stands_on_the_full_base(kind):
+    pytest.importorskip("bitsandbytes")
+    base = Encoder.load(NAMES["minilm"], device="cpu", precision="fp32")
+    small = attach(base, LoraConfig(kind=kind, rank=4, quantize=True))
+    assert small.model.device.type == "cuda" and small.trainable_share < 0.02
+    assert (small.encode(TEXTS) * base.encode(TEXTS)).sum(1).min() > 0.9
+    small.seal_adapter()
+    np.testing.assert_allclose(small.encode(TEXTS), base.encode(TEXTS), atol=1e-2)
+    assert small.model.device.type == base.model.device.type == "cpu"
