@@ -27,7 +27,7 @@ def write(folder, text):
         ("[data]\ncatlog = 'x'\n", r"unknown setting 'data\.catlog'; did you mean 'data\.catalog'\?"),
         ("sed = 1\n", "unknown setting 'sed'; did you mean 'seed'"),
         ("[hybird]\n", "unknown setting 'hybird'; did you mean 'hybrid'"),
-        ("[lora]\nxyz = 1\n", r"unknown setting 'lora\.xyz'; known: enabled, rank"),
+        ("[lora]\nxyz = 1\n", r"unknown setting 'lora\.xyz'; known: enabled, kind"),
         ("[lora]\nrank = 0\n", r"setting 'lora\.rank' is 0: input should be greater than or equal to 1"),
         ("[lora]\nrank = 'many'\n", r"setting 'lora\.rank' is 'many': input should be a valid integer"),
         ("lora = 3\n", "setting 'lora' is 3"),
