@@ -8,7 +8,9 @@ beside the encoder, a head or a decoder, is thrown away afterwards.
 from __future__ import annotations
 
 import copy
+import errno
 import math
+import os
 import random
 import shutil
 import time
@@ -82,7 +84,16 @@ def pretrain(
     tokens to guess go through it. ``tsdae`` is that of Wang, Reimers and Gurevych ("TSDAE: Using Transformer-based
     Sequential Denoising Auto-Encoder for Unsupervised Sentence Embedding Learning", Findings of EMNLP 2021). All
     weights are trained, embeddings included; new ones have a learning rate of their own.
-    Memory: four times the weights, and one batch. On disk a checkpoint takes three times the weights; two are kept.
+    Memory: five times the weights, those of `base` included, and one batch. On disk a checkpoint takes three times the
+    weights; two are kept.
+
+    Examples
+    --------
+    >>> encoder = Encoder.load("sentence-transformers/all-MiniLM-L6-v2")
+    >>> settings = PretrainConfig(method="lm", max_steps=1, max_tokens=8)
+    >>> adapted = pretrain(encoder, ["a novel about whales", "an iron pan"], settings)
+    >>> len(adapted.training.steps), adapted.base_weights == encoder.base_weights
+    (1, False)
     """
     config = config or PretrainConfig()
     if isinstance(texts, str):
@@ -267,6 +278,14 @@ class _Trainer(Trainer):  # type: ignore[misc]  # the library has no types
         with disk_errors(path):
             save_model(self.model, str(path / _WEIGHTS))
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except RuntimeError as error:  # what torch says where a file cannot be written, as on a full disk
+            folder = self.args.output_dir
+            number = errno.ENOSPC if shutil.disk_usage(folder).free < 1 << 20 else errno.EIO
+            raise OSError(number, os.strerror(number), folder) from error
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_model(model or self.model, Path(resume_from_checkpoint) / _WEIGHTS)
 
@@ -300,7 +319,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
 
 
 def _drop_others(draft: Path) -> None:

@@ -195,7 +195,8 @@ def test_there_is_none_yet(tmp_path):
 
 
 def test_an_adapter_on_top(adapted, bert, tmp_path):
-    pairs = TextPairs(np.arange(4), np.arange(4, 8), TEXTS[:8], np.zeros(8, np.float32), {})
+    rows = np.arange(len(TEXTS))
+    pairs = TextPairs(rows, np.roll(rows, 1), TEXTS, np.full(len(TEXTS), np.log(1 / 32), np.float32), {})
     tuned = finetune(adapted["lm"], pairs, LoraConfig(rank=2))
     with pytest.raises(ConfigError, match=r"merge\(\)"):
         pretrain(tuned, TEXTS, SMALL)
@@ -255,6 +256,22 @@ def test_interrupted_and_resumed_gives_the_same(bert, adapted, tmp_path, monkeyp
         resumed = pretrain(bert, TEXTS, config, folder=tmp_path)
     assert steps == list(range(9, 25))
     assert_same_weights(weights(resumed), weights(adapted["tsdae"]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kilobytes", [40, 110])  # of a file: less than the weights, less than the optimizer's state
+def test_what_cannot_be_written_is_an_os_error_and_the_rest_stays(bert, tmp_path, kilobytes):
+    resource = pytest.importorskip("resource")
+    pretrain(bert, TEXTS, SMALL.replace(max_steps=1), folder=tmp_path)
+    limits, heard = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000 * kilobytes, limits[1]))
+        with pytest.raises(OSError, match=r"training"):
+            pretrain(bert, TEXTS, OFTEN, folder=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, heard)
+    assert load_pretrained(tmp_path, bert.config).base_weights
+    assert not list(tmp_path.glob("training/*/*/whole"))
 
 
 def test_checkpoints_of_other_settings_are_not_gone_on_from(bert, tmp_path):
