@@ -256,7 +256,7 @@ class Verdict:
         return value if label == self.base else f"{value} ({signed(self.difference(label, segment, metric))})"
 
     def __str__(self) -> str:
-        return f"{self.kept} is kept: {self.why}"
+        return f"{self.kept} wins: {self.why}"
 
 
 def judge_encoders(

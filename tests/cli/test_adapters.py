@@ -29,7 +29,7 @@ def said(config):
 
 
 def test_fine_tuning_shows_the_table_and_the_verdict(config, said):
-    assert "NDCG@20 of the texts alone on validation" in said and "is kept" in said
+    assert "NDCG@20 of the texts alone on validation" in said and "wins: " in said
     assert all(word in said for word in ("overall", "people", "base", "100%", "bootstrap"))
     verdict = json.loads(call("finetune", config, *SET, "--json").stdout)["verdict"]
     assert verdict["report"]["models"] == ["base", "100%"] and verdict["kept"] in ("base", "100%")
@@ -39,7 +39,7 @@ def test_adapters_are_listed_and_compared(config, said):
     assert "lora" in call("adapters", config).stdout
     (one,) = json.loads(call("adapters", config, "--json").stdout)
     assert one["current"] and one["rank"] == 16
-    assert "is kept" in call("compare", config, one["name"], *SET).stdout
+    assert "wins: " in call("compare", config, one["name"], *SET).stdout
     verdict = json.loads(call("compare", config, "current", "base", *SET, "--json").stdout)
     assert verdict["report"]["models"] == ["base", "current"]
     assert "no adapter has the id" in call("compare", config, "nope", code=1).stderr

@@ -59,7 +59,7 @@ def test_the_better_one_is_kept_and_the_worse_thrown_away(split):
     verdict = judge_encoders(looks, split, n_bootstrap=200)
     assert verdict.kept == "better" and verdict.labels == ("base", "better", "worse") and verdict.base == "base"
     assert verdict.mean("worse") < verdict.mean("base") < verdict.mean("better")
-    assert str(verdict).startswith("better is kept: mean N@20 over") and not verdict.probe
+    assert str(verdict).startswith("better wins: mean N@20 over") and not verdict.probe
     assert verdict.forgotten("better") is None
     alone = judge_encoders({"base": looks["base"], "worse": looks["worse"]}, split, n_bootstrap=0)
     assert alone.kept == "base" and "no candidate ranks better (the best, worse, differs by -" in alone.why
