@@ -110,26 +110,6 @@ class PretrainConfig(Settings):
     checkpoint_steps: int = Field(200, ge=1, description="Steps between two checkpoints; what a kill can lose.")
 
 
-class PretrainConfig(Settings):
-    """``[pretrain]``: training of the encoder on the catalogue's own text, before any fine-tuning."""
-
-    enabled: bool = Field(False, description="Adapt the encoder to the text before fine-tuning and embedding.")
-    method: Literal["lm", "tsdae"] = Field(
-        "lm", description="Guess hidden (decoders: next) words, or write a text again from the vector of its remains."
-    )
-    epochs: int = Field(1, ge=1, le=1000, description="How often each text is seen.")
-    max_steps: int = Field(0, ge=0, description="Most steps; 0 sets no limit.")
-    minutes: float = Field(0.0, ge=0, description="Training ends after this time, wherever it stands; 0 is no limit.")
-    batch_size: int = Field(32, ge=1, le=65_536, description="Texts in a batch.")
-    learning_rate: float = Field(3e-5, gt=0, le=1, description="Highest learning rate of the encoder, after warm-up.")
-    head_learning_rate: float = Field(1e-3, gt=0, le=1, description="The same for the head or decoder, which is new.")
-    warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate climbs.")
-    masked_share: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that lm hides; decoders guess all.")
-    deleted_share: float = Field(0.6, gt=0, lt=1, description="Share of the tokens that tsdae deletes.")
-    max_tokens: int = Field(128, ge=8, le=32_768, description="Training texts are cut at this many tokens.")
-    checkpoint_steps: int = Field(200, ge=1, description="Steps between two checkpoints; what a kill can lose.")
-
-
 class LoraConfig(Settings):
     """``[lora]``: fine-tuning of the encoder on what people took together."""
 
@@ -145,15 +125,48 @@ class LoraConfig(Settings):
     quantize: bool = Field(
         False, description="Train a lora kind on a base in 4 bits (QLoRA); needs CUDA and bitsandbytes."
     )
-    n_pairs: int = Field(6_400, ge=1, description="How many text pairs to train on.")
+    pairs: list[Literal["co-interaction", "history", "attribute", "text"]] = Field(
+        ["co-interaction"], min_length=1, description="What is learned from; several kinds make several tasks."
+    )
+    n_pairs: int = Field(6_400, ge=1, description="How many text pairs of each kind to train on at most.")
+    balance: float = Field(0.5, ge=0, le=1, description="Whose turn it is: 0 as often as taken, 1 all items alike.")
+    session_days: float | None = Field(
+        None, ge=0, description="Longest pause within which items make a pair; 0 is one basket, not given all time."
+    )
+    history_length: int = Field(3, ge=1, le=100, description="Items in the query text of a history pair.")
+    attributes: list[str] = Field([], description="Columns whose shared values make pairs; [graph] relations if empty.")
+    epochs: int = Field(1, ge=1, le=1000, description="How often each pair is seen.")
     batch_size: int = Field(128, ge=2, le=65_536, description="Pairs in a batch; each is a negative of the others.")
-    learning_rate: float = Field(5e-4, gt=0, le=1, description="Highest learning rate, after warm-up.")
-    warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate climbs.")
+    hold_tokens: int = Field(
+        32_768, ge=0, description="Larger batches are held as vectors and gone through twice: less memory, more time."
+    )
+    loss: Literal["contrastive", "multiple-negatives", "squared-error"] = Field(
+        "contrastive", description="In-batch softmax, the plain one of sentence-transformers, or regression."
+    )
     temperature: float = Field(0.05, gt=0, le=10, description="Divides the cosines in the contrastive loss.")
     popularity_correction: float = Field(
         0.5, ge=0, le=1, description="Weight of the log-popularity subtracted from the logits (logQ)."
     )
+    soft_labels: float = Field(
+        1.0, ge=0, le=1, description="Share of the target given by how often others of the batch were taken together."
+    )
+    false_negatives: Literal["none", "together", "similar"] = Field(
+        "none", description="Left out of the negatives: nothing, what anyone took together, what the base finds nearer."
+    )
+    hard_negatives: int = Field(0, ge=0, le=64, description="Near texts that nobody took together, for each pair.")
+    negative_ranks: tuple[int, int] = Field((10, 50), description="Ranks among the neighbours that they come from.")
+    negative_margin: float = Field(0.95, gt=0, le=2, description="Their cosine stays below this share of the pair's.")
+    matryoshka: list[Annotated[int, Field(ge=8)]] = Field([], description="Widths to which vectors may be cut later.")
+    noise: float = Field(0.0, ge=0, le=1, description="Length of the adversarial step on the vectors; 0 is none.")
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the tokens left out at random in training.")
+    field_dropout: float = Field(0.0, ge=0, le=1, description="Share of the training texts that lose some fields.")
+    learning_rate: float = Field(5e-4, gt=0, le=1, description="Highest learning rate, after warm-up.")
+    warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate climbs.")
     max_tokens: int = Field(48, ge=8, le=32_768, description="Training texts are cut at this many tokens.")
+    validations: int = Field(3, ge=1, le=1000, description="How often ranking by the texts alone is measured.")
+    patience: int = Field(3, ge=1, le=1000, description="Validations without a gain after which training stops.")
+    checkpoints: int = Field(4, ge=0, le=1000, description="How often the state is saved; what a kill can lose.")
+    log_to: list[Literal["jsonl", "tensorboard", "wandb"]] = Field(["jsonl"], description="Who is told of each step.")
     strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [0.25, 0.5, 1.0], min_length=1, description="Shares of the update that are tried on validation beside the base."
     )
@@ -237,7 +250,6 @@ class RunConfig(Settings):
     split: SplitConfig = SplitConfig()
     text: TextConfig = TextConfig()
     encoder: EncoderConfig = EncoderConfig()
-    pretrain: PretrainConfig = PretrainConfig()
     pretrain: PretrainConfig = PretrainConfig()
     lora: LoraConfig = LoraConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()

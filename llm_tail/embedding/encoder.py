@@ -196,8 +196,11 @@ class Encoder:
             )
         return vectors
 
-    def forward(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return the unit vectors of one batch of token lists, shape (n_texts, dim), float32, with gradients."""
+    def forward(self, tokens: Sequence[Sequence[int]], model: Any = None) -> torch.Tensor:
+        """Return the unit vectors of one batch of token lists, shape (n_texts, dim), float32, with gradients.
+
+        `model` is what to call in place of ``self.model``: the same one, wrapped for training by several processes.
+        """
         width = max(map(len, tokens))
         pad = self.model.tokenizer.pad_token_id or 0
         ids = torch.full((len(tokens), width), pad, dtype=torch.long)  # (n_texts, width)
@@ -211,7 +214,7 @@ class Encoder:
             features["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         device = self.model.device
         with self._autocast():
-            output = self.model({name: value.to(device) for name, value in features.items()})["sentence_embedding"]
+            output = (model or self.model)({n: value.to(device) for n, value in features.items()})["sentence_embedding"]
         return torch.nn.functional.normalize(output.float()[:, : self.dim], dim=1)  # (n_texts, dim)
 
     def tokenize(self, texts: Sequence[str], *, kind: Kind = "document", max_tokens: int | None = None) -> list[Any]:

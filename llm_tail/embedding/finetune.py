@@ -1,60 +1,40 @@
-"""LoRA on an encoder: item texts that the same people took are pulled together."""
+"""Fine-tuning an encoder on pairs of texts: what belongs together is pulled together."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import dataclass, field
+import random
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from safetensors.torch import load_file
 
+from llm_tail.artifacts import fingerprint
 from llm_tail.config import LoraConfig
-from llm_tail.data.ids import Rows
 from llm_tail.embedding.adapters import attach
-from llm_tail.embedding.encoder import Encoder, batches
+from llm_tail.embedding.batching import BatchPlanner
+from llm_tail.embedding.encoder import Encoder
+from llm_tail.embedding.families import quiet
+from llm_tail.embedding.negatives import Search
 from llm_tail.embedding.pairs import TextPairs
-from llm_tail.errors import DataError
-from llm_tail.progress import Bar
+from llm_tail.embedding.training import (
+    BEST,
+    BrokenLoss,
+    PairTrainer,
+    TrainingLog,
+    Validate,
+    last_whole_checkpoint,
+    restore,
+    training_mode,
+)
+from llm_tail.errors import DataError, MissingExtraError
 
-_PART_TOKENS = 2048  # padded tokens that go through the model at once; a fifth faster than the whole batch on a CPU
-
-
-@dataclass
-class TrainingLog:
-    """How a training went.
-
-    Parameters
-    ----------
-    steps : list of dict
-        For each step its number (from 1), ``loss`` and ``learning_rate``.
-    provenance : dict
-        What the pairs were made from.
-    """
-
-    steps: list[dict[str, float]] = field(default_factory=list)
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def losses(self) -> list[float]:
-        """The loss of each step."""
-        return [step["loss"] for step in self.steps]
-
-    def write(self, path: str | Path) -> Path:
-        """Write one JSON object a line: first the provenance, then each step."""
-        lines = [{"provenance": self.provenance}, *self.steps]
-        path = Path(path)
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        return path
-
-    def __repr__(self) -> str:
-        if not self.steps:
-            return "TrainingLog(0 steps)"
-        return f"TrainingLog({len(self.steps):,} steps, loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f})"
+__all__ = ["TrainingLog", "finetune"]
 
 
 def finetune(
@@ -64,162 +44,132 @@ def finetune(
     *,
     seed: int = 0,
     folder: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+    validate: Validate | None = None,
+    search: Search | None = None,
 ) -> Encoder:
-    """Return the encoder with a LoRA adapter trained on the pairs; `base` itself stays as it is.
+    """Return the encoder with an adapter trained on the pairs; `base` itself stays as it is.
 
     Parameters
     ----------
     base : Encoder
         Any transformer encoder, without an adapter; its weights are shared and stay frozen.
     pairs : TextPairs
-        At least two; seen once each, in random order. With fewer than a batch, all of them make the batch.
+        At least two. With fewer than a batch, all of them make the batch.
     config : LoraConfig, optional
-        Rank, learning rate, temperature and so on.
+        What is tuned, the loss, the learning rate and so on.
     seed : int
         Seeds the adapter, the order and the dropout; the random state of the process is left alone.
     folder : path, optional
         Where to save the adapter and the loss curve (``training.jsonl``) once training is through.
+    checkpoints : path, optional
+        Where to save the state on the way. A training that was killed goes on from there when it is called again with
+        the same encoder, pairs, settings and seed, to the same result; other ones begin anew. Removed at the end.
+    validate : callable, optional
+        ``validate(encoder)`` measures what matters (name to number, higher is better), ``validations`` times on the
+        way. The weights with the best mean are kept, and training stops after ``patience`` times without a gain.
+    search : callable, optional
+        Finds neighbours for hard negatives, ``search(queries, base, k)``; exact search if left out.
 
     Raises
     ------
     DataError
-        If there are fewer than two pairs, or the loss stops being a number; nothing is saved then.
+        If there are fewer than two pairs, or the loss stops being a number before anything was validated.
     ConfigError
         If no layer of the model bears a name in ``target_modules``; the layers there are get named.
+    MissingExtraError
+        If ``log_to`` names a tool that is not installed.
+    OSError
+        If the disk is full; the last whole checkpoint stays.
 
     Notes
     -----
-    The loss is InfoNCE with in-batch negatives, in both directions: the cosine over the temperature, minus
-    ``popularity_correction`` times the log-popularity of the candidate, which else would be pushed away for being in
-    many batches (logQ; Yi et al., "Sampling-bias-corrected neural modeling", RecSys 2019, equation 3, where the weight
-    is 1). Equal items and pairs known to be positive are no negatives of each other. The adapter is that of Hu et al.,
-    "LoRA: Low-rank adaptation of large language models", ICLR 2022, on every linear layer of the blocks.
-    One step costs about three forward passes over 2 * batch_size texts; a batch is held in memory whole.
+    The loss is that of `losses.Contrastive`, with soft labels: how strongly any two texts of the batch belong together
+    by the words of all people says more than the one pair that was drawn (the target of a row is the row of co-taken
+    weights, scaled to sum 1). The adapter is that of Hu et al., "LoRA", ICLR 2022, on every linear layer of the blocks.
+    Runs under ``accelerate launch`` as it is: processes share each batch and learn what one would.
+    A step costs three forward passes over the distinct texts of the batch, four where it is gone through in parts.
     """
     config = config or LoraConfig()
     if len(pairs) < 2:
         raise DataError(f"fine-tuning needs at least 2 pairs to tell apart, found {len(pairs)}")
-    devices = [base.model.device] if base.model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    _check_tools(config)
+    place = _place(base, pairs, config, seed, Path(checkpoints)) if checkpoints is not None else None
+    with own_randomness(base, seed), quiet():
+        planner = BatchPlanner(pairs, base, config, seed, search)
+        if not len(planner):
+            raise DataError("no batch of at least 2 pairs can be made; bring more pairs of a kind")
         encoder = attach(base, config)
-        encoder.training = _train(encoder, pairs, config, np.random.default_rng(seed))
+        with training_mode(encoder):
+            encoder.training = _train(encoder, planner, config, place, seed, validate)
     encoder.seal_adapter()
     if folder is not None:
         encoder.save_adapter(folder)
+    if place is not None:
+        shutil.rmtree(place, ignore_errors=True)
     return encoder
 
 
-def _train(encoder: Encoder, pairs: TextPairs, config: LoraConfig, rng: np.random.Generator) -> TrainingLog:
-    size = min(config.batch_size, len(pairs))
-    n_steps = len(pairs) // size
-    weights = [p for p in encoder.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, n_steps, config.warmup_share))
-    known = np.unique(_keys(pairs.anchors, pairs.positives, len(pairs.texts)))
-    tokens = _Tokens(encoder, pairs.texts, config.max_tokens)
-    log = TrainingLog(provenance={**pairs.provenance, "lora": config.model_dump()})
-    order = rng.permutation(len(pairs))
-    _only_adapter_dropout(encoder)
-    with Bar("fine-tuning", n_steps) as bar:
-        for step in range(n_steps):
-            batch = order[step * size : (step + 1) * size]
-            rows = np.concatenate([pairs.anchors[batch], pairs.positives[batch]])  # (2 * size,)
-            items, places = np.unique(rows, return_inverse=True)  # an item in several pairs is encoded once
-            vectors = _encode(encoder, tokens.of(items))[places]  # (2 * size, dim)
-            loss = contrastive_loss(vectors[:size], vectors[size:], *_corrections(rows, pairs, known, config, vectors))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise DataError(
-                    f"the loss became {value} at step {step + 1} of {n_steps}; nothing was saved; try a smaller "
-                    f"[lora] learning_rate (now {config.learning_rate:g}) or [encoder] precision = 'fp32'"
-                )
-            log.steps.append({"step": step + 1, "loss": value, "learning_rate": float(schedule.get_last_lr()[0])})
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-            bar.advance(note=f"loss {value:.3f}")
-    encoder.model.eval()
-    return log
+def _train(
+    encoder: Encoder,
+    planner: BatchPlanner,
+    config: LoraConfig,
+    place: Path | None,
+    seed: int,
+    validate: Validate | None,
+) -> TrainingLog:
+    trainer = PairTrainer(encoder, planner, config, place, seed, validate)
+    resume = last_whole_checkpoint(place) if place else None
+    note = ""
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except BrokenLoss as error:
+        if not trainer.watch.best_step:
+            raise DataError(
+                f"{error}; nothing was saved; try a smaller [lora] learning_rate (now {config.learning_rate:g}) or "
+                "[encoder] precision = 'fp32'"
+            ) from None
+        note = f"{error}; the weights of step {trainer.watch.best_step}, the best until then, are kept"
+        warnings.warn(note, stacklevel=3)
+    history = trainer.state.log_history
+    steps = [{k: float(e[k]) for k in ("step", "loss", "learning_rate", "grad_norm")} for e in history if "loss" in e]
+    best_step = trainer.watch.best_step or int(trainer.state.global_step)
+    if trainer.watch.best_step:
+        weights = trainer.best_weights or load_file(Path(trainer.args.output_dir) / f"{BEST}-{best_step}.safetensors")
+        restore(encoder, weights)
+    return TrainingLog(
+        steps=steps,
+        validations=[
+            {k: float(v) for k, v in e.items() if k == "step" or k.startswith("validation")}
+            for e in history
+            if "validation" in e
+        ],
+        provenance={**planner.pairs.provenance, "lora": config.model_dump(mode="json"), "seed": seed},
+        best_step=best_step,
+        note=note,
+    )
 
 
-def _encode(encoder: Encoder, tokens: list[Any]) -> Tensor:
-    """Return the vectors of a training batch, with gradients, made in parts that fit the processor's caches."""
-    parts = list(batches(np.array([len(text) for text in tokens]), _PART_TOKENS))
-    vectors = torch.cat([encoder.forward([tokens[i] for i in part]) for part in parts])  # (n, dim), longest first
-    return vectors[torch.from_numpy(np.argsort(np.concatenate(parts))).to(vectors.device)]
+@contextmanager
+def own_randomness(encoder: Encoder, seed: int) -> Iterator[None]:
+    """Seed all generators, and leave those of the process as they were."""
+    devices = [encoder.model.device] if encoder.model.device.type == "cuda" else []
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the library below sets the old one
+    with torch.random.fork_rng(devices=devices):
+        try:
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
-def contrastive_loss(
-    anchors: Tensor, positives: Tensor, masked: Tensor, correction: tuple[Tensor, Tensor], temperature: float
-) -> Tensor:
-    """Return the mean InfoNCE loss of both directions.
-
-    Parameters
-    ----------
-    anchors, positives : Tensor, shape (n, dim)
-        Unit vectors.
-    masked : Tensor of bool, shape (n, n)
-        Candidates that are no negatives of an anchor (line); the diagonal is False.
-    correction : two Tensors, shape (n,)
-        Subtracted from the logits of each anchor and each positive where it is the candidate.
-    temperature : float
-        Divides the cosines.
-    """
-    logits = anchors @ positives.T / temperature  # (n, n)
-    target = torch.arange(len(anchors), device=anchors.device)
-    forth = (logits - correction[1]).masked_fill(masked, -torch.inf)
-    back = (logits.T - correction[0]).masked_fill(masked.T, -torch.inf)
-    cross_entropy = torch.nn.functional.cross_entropy
-    return (cross_entropy(forth, target) + cross_entropy(back, target)) / 2
+def _place(base: Encoder, pairs: TextPairs, config: LoraConfig, seed: int, folder: Path) -> Path:
+    """Return the folder of this very training; whatever differs trains in another one."""
+    return folder / fingerprint("training-1", base.fingerprint, pairs.fingerprint, config.model_dump(mode="json"), seed)
 
 
-def _corrections(
-    rows: Rows, pairs: TextPairs, known: NDArray[np.int64], config: LoraConfig, like: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor], float]:
-    """Return the mask of false negatives, the popularity terms and the temperature for one batch."""
-    anchors, positives = rows.reshape(2, -1)  # (n,) each
-    keys = _keys(anchors[:, None], positives[None, :], len(pairs.texts))  # (n, n)
-    places = np.searchsorted(known, keys).clip(max=len(known) - 1)
-    same = (anchors[:, None] == anchors) | (positives[:, None] == positives) | (anchors[:, None] == positives)
-    masked = (known[places] == keys) | same
-    np.fill_diagonal(masked, False)
-    weighted = config.popularity_correction * pairs.log_popularity[rows]
-    terms = torch.from_numpy(weighted.astype(np.float32)).to(like.device)
-    n = len(anchors)
-    return torch.from_numpy(masked).to(like.device), (terms[:n], terms[n:]), config.temperature
-
-
-def _keys(first: Rows, second: Rows, n_items: int) -> NDArray[np.int64]:
-    """Return one number for each unordered pair of item rows."""
-    return np.minimum(first, second) * np.int64(n_items) + np.maximum(first, second)
-
-
-def _rate(step: int, n_steps: int, warmup_share: float) -> float:
-    """Return the share of the learning rate at a step: up in a line, then down in a line."""
-    warmup = math.ceil(warmup_share * n_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    return (n_steps - step) / max(n_steps - warmup, 1)
-
-
-def _only_adapter_dropout(encoder: Encoder) -> None:
-    # The frozen part stays as it is in use: its own dropout would only blur the teacher, and costs the fast attention.
-    for name, module in encoder.model.named_modules():
-        module.training = "lora_dropout" in name
-
-
-class _Tokens:
-    """Token lists by item row, made when first asked for and kept."""
-
-    def __init__(self, encoder: Encoder, texts: list[str], max_tokens: int) -> None:
-        self._encoder, self._texts, self._max_tokens = encoder, texts, max_tokens
-        self._known: dict[int, Any] = {}
-
-    def of(self, rows: Rows) -> list[Any]:
-        new = [int(row) for row in rows if int(row) not in self._known]
-        tokens = self._encoder.tokenize([self._texts[row] for row in new], max_tokens=self._max_tokens)
-        self._known.update(zip(new, tokens, strict=True))
-        return [self._known[int(row)] for row in rows]
+def _check_tools(config: LoraConfig) -> None:
+    for tool in config.log_to:
+        if tool != "jsonl" and find_spec(tool) is None:
+            raise MissingExtraError(tool, tool)

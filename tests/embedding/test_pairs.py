@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_tail.data.catalog import Catalog
@@ -29,6 +29,7 @@ def test_all_pairs_of_a_person_with_few_items():
 taken = st.dictionaries(st.sampled_from("abcdef"), st.lists(st.integers(0, 29), max_size=30), min_size=1)
 
 
+@settings(deadline=None)
 @given(taken, st.integers(1, 20), st.integers(1, 40), st.integers(0, 3))
 def test_pairs_are_distinct_items_of_one_person_within_the_limits(taken, max_per_user, n_pairs, seed):
     possible = {frozenset((i, j)) for items in taken.values() for i in items for j in items if i != j}

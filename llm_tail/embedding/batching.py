@@ -1,0 +1,204 @@
+"""Batches of pairs, planned beforehand: which texts, which pairs of them, who is no negative of whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from llm_tail.config import LoraConfig
+from llm_tail.data.ids import Rows
+from llm_tail.embedding.encoder import Encoder
+from llm_tail.embedding.losses import PairBatch
+from llm_tail.embedding.negatives import Search, mine_negatives
+from llm_tail.embedding.pairs import TextPairs
+from llm_tail.errors import DataError
+
+NEGATIVES = "negatives.npy"
+_ENCODE_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One batch: rows of texts, and places among them.
+
+    Parameters
+    ----------
+    texts : array of int64, shape (n_texts,)
+        Rows of the distinct texts of the batch; a text that stands in several pairs is encoded once.
+    anchors, positives : array of int64, shape (n,)
+        Places of the two sides of each pair in `texts`.
+    negatives : array of int64, shape (n_negatives,)
+        Places of the hard negatives.
+    pairs : array of int64, shape (n,)
+        Which pairs these are.
+    """
+
+    texts: Rows
+    anchors: Rows
+    positives: Rows
+    negatives: Rows
+    pairs: Rows
+
+
+class BatchPlanner(Dataset[dict[str, BatchPlan]]):
+    """All batches of a training, each a function of the seed and its number.
+
+    Parameters
+    ----------
+    pairs : TextPairs
+        What is trained on; pairs of different kinds never share a batch, so that an easy kind lends no easy negatives
+        to a hard one.
+    base : Encoder
+        The encoder before training: tokenizes, and is the guide that tells false negatives.
+    config : LoraConfig
+        Batch size, negatives, augmentation.
+    seed : int
+        Seeds order and augmentation.
+    search : callable, optional
+        Finds neighbours for hard negatives, see `mine_negatives`; exact search where it is left out.
+    """
+
+    def __init__(
+        self, pairs: TextPairs, base: Encoder, config: LoraConfig, seed: int, search: Search | None = None
+    ) -> None:
+        self.pairs, self.base, self.config, self.seed, self.search = pairs, base, config, seed, search
+        self.batches = _order(pairs, config, np.random.default_rng(seed))
+        self._tokens: dict[int, list[int]] = {}
+        self._guide: NDArray[np.float16] | None = None
+        self.negatives: NDArray[np.int64] | None = None  # (n_pairs, hard_negatives), -1 where there is none
+        if config.false_negatives == "similar" or config.hard_negatives:
+            self._guide = _vectors(base, pairs.texts)
+        if config.hard_negatives:
+            assert self._guide is not None  # noqa: S101 - made above
+            self.negatives = self._mine(self._guide, 0)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> dict[str, BatchPlan]:
+        chosen = self.batches[step]
+        anchors, positives = self.pairs.anchors[chosen], self.pairs.positives[chosen]
+        hard = np.empty(0, np.int64)
+        if self.negatives is not None:
+            hard = np.unique(self.negatives[chosen])
+            hard = hard[hard >= 0]
+        texts = np.unique(np.concatenate([anchors, positives, hard]))
+        first, second, third = (np.searchsorted(texts, rows) for rows in (anchors, positives, hard))
+        return {"plan": BatchPlan(texts, first, second, third, chosen)}
+
+    def tokens(self, plan: BatchPlan, step: int) -> list[list[int]]:
+        """Return the token lists of a batch's texts; words drop out where ``word_dropout`` says so."""
+        new = [int(row) for row in plan.texts if int(row) not in self._tokens]
+        found = self.base.tokenize([self.pairs.texts[row] for row in new], max_tokens=self.config.max_tokens)
+        self._tokens.update(zip(new, found, strict=True))
+        whole = [self._tokens[int(row)] for row in plan.texts]
+        if not self.config.word_dropout:
+            return whole
+        rng = np.random.default_rng([self.seed, step])  # the same after a restart
+        return [_thinned(tokens, self.config.word_dropout, rng) for tokens in whole]
+
+    def batch(self, plan: BatchPlan, vectors: Tensor) -> PairBatch:
+        """Return what the loss sees: vectors by side, masks, popularities, strengths."""
+        pairs, device = self.pairs, vectors.device
+        rows = [plan.texts[place] for place in (plan.anchors, plan.positives, plan.negatives)]
+        anchors, positives, hard = rows
+
+        def put(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        masked = self._masked(anchors, positives, anchors, positives)
+        np.fill_diagonal(masked, False)
+        popularity = [put(pairs.log_popularity[side]) for side in rows]
+        targets = put(pairs.strengths_between(anchors, positives)) if self.config.soft_labels else None
+        return PairBatch(
+            vectors[put(plan.anchors)],
+            vectors[put(plan.positives)],
+            put(masked),
+            (popularity[0], popularity[1]),
+            negatives=vectors[put(plan.negatives)] if len(hard) else None,
+            masked_negatives=put(self._masked(anchors, hard, anchors, positives)) if len(hard) else None,
+            negative_popularity=popularity[2] if len(hard) else None,
+            strengths=put(pairs.strengths[plan.pairs]),
+            targets=targets,
+        )
+
+    def _masked(self, of: Rows, candidates: Rows, anchors: Rows, positives: Rows) -> NDArray[np.bool_]:
+        """Return which candidates are no negatives: the anchor itself, its positive, and what the setting names."""
+        masked: NDArray[np.bool_] = of[:, None] == candidates  # (n, n_candidates)
+        if not self.config.soft_labels:  # soft labels say of each candidate what it is, the positive again included
+            masked |= positives[:, None] == candidates
+        if self.config.false_negatives == "together":
+            masked |= self.pairs.together(of, candidates)
+        if self.config.false_negatives == "similar":
+            guide = self._guide
+            if guide is None:
+                raise DataError("the guide's vectors are missing")
+            near = guide[of].astype(np.float32) @ guide[candidates].astype(np.float32).T  # (n, n_candidates)
+            own = np.einsum("ij,ij->i", guide[anchors].astype(np.float32), guide[positives].astype(np.float32))
+            masked |= near > own[:, None]  # closer than the positive is: likely one too (GISTEmbed, Solatorio 2024)
+        return masked
+
+    def renew(self, step: int, encoder: Encoder) -> None:
+        """Mine hard negatives again half-way, with the encoder as it is by then."""
+        if self.negatives is not None and step == len(self) // 2 and step > 0:
+            encoder.model.eval()
+            self.negatives = self._mine(_vectors(encoder, self.pairs.texts), step)
+
+    def _mine(self, vectors: NDArray[np.float16], step: int) -> NDArray[np.int64]:
+        config = self.config
+        return mine_negatives(
+            vectors,
+            self.pairs,
+            n=config.hard_negatives,
+            window=(config.negative_ranks[0], config.negative_ranks[1]),
+            margin=config.negative_margin,
+            seed=self.seed + step,
+            search=self.search,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write what a restart cannot make again: the hard negatives, which depend on the weights of their time."""
+        if self.negatives is not None:
+            np.save(folder / NEGATIVES, self.negatives, allow_pickle=False)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        if self.negatives is not None:
+            self.negatives = np.load(folder / NEGATIVES, allow_pickle=False)
+
+
+def _order(pairs: TextPairs, config: LoraConfig, rng: np.random.Generator) -> list[Rows]:
+    """Return the pairs of each batch: `epochs` times all of them, batches of each kind, in random order."""
+    found: list[Rows] = []
+    for _ in range(config.epochs):
+        one: list[Rows] = []
+        for kind in np.unique(pairs.kinds):
+            rows = rng.permutation(np.flatnonzero(pairs.kinds == kind))
+            size = min(config.batch_size, len(rows))
+            if size > 1:  # a pair alone has nothing to be told apart from
+                one += [rows[i * size : (i + 1) * size] for i in range(len(rows) // size)]
+        found += [one[i] for i in rng.permutation(len(one))]
+    return found
+
+
+def _vectors(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float16]:
+    """Return the vectors of all texts, in half precision: a guide needs no more, and a million take 0.8 GB."""
+    vectors = np.zeros((len(texts), encoder.dim), dtype=np.float16)
+    for start in range(0, len(texts), _ENCODE_BLOCK):
+        vectors[start : start + _ENCODE_BLOCK] = encoder.encode(texts[start : start + _ENCODE_BLOCK], progress=True)
+    return vectors
+
+
+def _thinned(tokens: list[int], share: float, rng: np.random.Generator) -> list[int]:
+    """Return tokens with some left out; the first and the last, which may be special, always stay."""
+    kept = rng.random(len(tokens)) >= share
+    kept[:1] = kept[-1:] = True
+    return [token for token, keep in zip(tokens, kept, strict=True) if keep]

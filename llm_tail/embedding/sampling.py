@@ -1,0 +1,139 @@
+"""What pairs are drawn from: who took what, in which sessions, which items share a value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from llm_tail.data.catalog import Catalog
+from llm_tail.data.ids import Rows
+from llm_tail.data.interactions import Interactions
+from llm_tail.embedding.text import ItemText
+from llm_tail.errors import DataError
+
+SECONDS_A_DAY = 86_400.0
+Floats = NDArray[np.float32]
+
+
+class Known:
+    """What is known of the items from training: texts, popularity, who took what."""
+
+    def __init__(
+        self,
+        train: Interactions,
+        catalog: Catalog,
+        text: ItemText | None,
+        balance: float,
+        held_out: Interactions | None,
+    ) -> None:
+        if not isinstance(train, Interactions):
+            raise DataError(f"pairs are made from training Interactions, got {type(train).__name__}; pass split.train")
+        if held_out is not None:
+            check_no_leak(train, held_out)
+        events = train.on(catalog).distinct()
+        self.texts = (text or ItemText()).texts(catalog)
+        has_text = np.fromiter((bool(t) for t in self.texts), dtype=bool, count=len(self.texts))  # (n_items,)
+        self.usable = events.where(has_text[events.item_rows])
+        n = len(self.texts)
+        self.counts = np.bincount(events.item_rows, minlength=n)  # (n_items,)
+        share = np.maximum(self.counts, 1) / max(self.counts.sum(), 1)
+        self.log_popularity = np.log(share).astype(np.float32)
+        people, place = np.unique(events.user_rows, return_inverse=True)
+        own = np.bincount(place, minlength=len(people))
+        word = np.sqrt(1.0 / np.maximum(own - 1, 1))[place] * self.counts[events.item_rows] ** (-balance / 2)
+        shape = (n, max(len(people), 1))
+        self.readers = sp.csr_matrix((word.astype(np.float32), (events.item_rows, place)), shape=shape)
+        self._taken = sp.csr_matrix((np.ones(len(place), np.float32), (events.item_rows, place)), shape=shape)
+        self.provenance = {"n_events": len(train), "n_users": len(people), "train": train.fingerprint()}
+
+    def together_share(self, first: Rows, second: Rows) -> Floats:
+        """Return how many took both, over the root of how many took each, shape (n_pairs,), in [0, 1]."""
+        both = np.asarray(self._taken[first].multiply(self._taken[second]).sum(axis=1)).ravel()
+        share: Floats = (both / np.sqrt(np.maximum(self.counts[first] * self.counts[second], 1))).astype(np.float32)
+        return share
+
+
+def one_each(anchors: Rows, positives: Rows, n_texts: int) -> sp.csr_matrix:
+    """Return who took what if each pair were all that one person took, shape (n_texts, n_pairs)."""
+    n = len(anchors)
+    rows, people = np.concatenate([anchors, positives]), np.tile(np.arange(n), 2)
+    return sp.csr_matrix((np.ones(2 * n, np.float32), (rows, people)), shape=(n_texts, n))
+
+
+def check_no_leak(train: Interactions, held_out: Interactions) -> None:
+    """Raise `DataError` where a person's held-out item stands in training too."""
+    frames = [part.to_frame()[["user_id", "item_id"]].drop_duplicates() for part in (train, held_out)]
+    both = frames[0].merge(frames[1])
+    if len(both):
+        one = both.iloc[0]
+        raise DataError(
+            f"{len(both):,} training events stand in validation or test as well, such as user {one.user_id!r} with "
+            f"item {one.item_id!r}; pairs made from them would know the answers; take them out of training"
+        )
+
+
+def sessions(events: Interactions, days: float) -> Rows:
+    """Return a number for each event: equal for events of a person in one chain without a pause above `days`."""
+    if events.times is None:
+        raise DataError("sessions need times, and these interactions have none; leave session_days out")
+    order = np.lexsort((events.times, events.user_rows))
+    users, times = events.user_rows[order], events.times[order]
+    new = np.r_[True, (users[1:] != users[:-1]) | (np.diff(times) > days * SECONDS_A_DAY)] if len(order) else []
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.cumsum(new) - 1
+    return numbers
+
+
+def column_texts(catalog: Catalog, column: str) -> list[str]:
+    """Return one column as texts; empty where there is none."""
+    names = catalog.table.column_names
+    values = catalog.table[column].to_pylist() if column in names else [None] * len(catalog)
+    return [" ".join(str(value or "").split()) for value in values]
+
+
+def shared_values(catalog: Catalog, columns: Sequence[str]) -> tuple[Rows, Rows]:
+    """Return item rows and the number of the value that they hold, one entry for each value of each item."""
+    rows: list[int] = []
+    numbers: list[int] = []
+    known: dict[tuple[str, str], int] = {}
+    for column in columns:
+        if column not in catalog.table.column_names:
+            raise DataError(f"the catalogue has no column {column!r}; it has: {', '.join(catalog.table.column_names)}")
+        for row, value in enumerate(catalog.table[column].to_pylist()):
+            for part in value if isinstance(value, list) else [value]:
+                if part is not None and str(part).strip():
+                    rows.append(row)
+                    numbers.append(known.setdefault((column, str(part).strip()), len(known)))
+    return np.array(rows, np.int64), np.array(numbers, np.int64)
+
+
+def draw_pairs(
+    groups: Rows, item_rows: Rows, max_per_group: int, rng: np.random.Generator
+) -> tuple[Rows, Rows, NDArray[np.float64]]:
+    """Return item rows of pairs and their weights: all of a group with few items, `max_per_group` draws of a large one.
+
+    The weights of a group's pairs sum to half the number of its items.
+    """
+    if not len(groups):
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    order = np.argsort(groups, kind="stable")
+    items = item_rows[order]
+    _, starts, n_items = np.unique(groups[order], return_index=True, return_counts=True)
+    n_all = n_items * (n_items - 1) // 2  # (n_groups,) pairs that each group has
+    n_taken = np.minimum(n_all, max_per_group)
+    group = np.repeat(np.arange(len(n_all)), n_taken)  # (n_slots,)
+    slot = np.arange(len(group)) - np.repeat(np.cumsum(n_taken) - n_taken, n_taken)
+    many = n_all[group] > max_per_group
+    number = np.where(many, (rng.random(len(group)) * n_all[group]).astype(np.int64), slot)
+    # A group's pairs are numbered along the lower triangle: pair p stands in line i, place j < i.
+    i = ((1 + np.sqrt(1 + 8 * number.astype(np.float64))) / 2).astype(np.int64)
+    i += (i + 1) * i // 2 <= number  # where the root was rounded to the wrong side
+    i -= i * (i - 1) // 2 > number
+    j = number - i * (i - 1) // 2
+    _, unique = np.unique(np.column_stack([group, i, j]), axis=0, return_index=True)
+    first, second = items[starts[group] + i], items[starts[group] + j]
+    weight = (n_items / (2.0 * np.maximum(n_taken, 1)))[group]
+    return first[unique], second[unique], weight[unique]
