@@ -143,7 +143,9 @@ class LoraConfig(Settings):
     loss: Literal["contrastive", "multiple-negatives", "squared-error"] = Field(
         "contrastive", description="In-batch softmax, the plain one of sentence-transformers, or regression."
     )
-    centre: bool = Field(True, description="Take the catalogue's mean off the vectors before comparing, as ranking does.")
+    centre: bool = Field(
+        True, description="Take the catalogue's mean off the vectors before comparing, as ranking does."
+    )
     temperature: float = Field(0.1, gt=0, le=10, description="Divides the cosines in the contrastive loss.")
     popularity_correction: float = Field(
         0.5, ge=0, le=1, description="Weight of the log-popularity subtracted from the logits (logQ)."
