@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import Self, TypeVar
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 T = TypeVar("T")
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")  # where accelerate looks too
 
 
 class Bar:
@@ -32,6 +34,8 @@ class Bar:
     3
     """
 
+    _drawn = False  # whether any bar is on the screen
+
     def __init__(self, description: str, total: int | None = None) -> None:
         self.done = 0
         self._description, self._total = description, total
@@ -46,7 +50,9 @@ class Bar:
 
     def __enter__(self) -> Self:
         # Nothing is set up for a pipe or a log file: thousands of half-drawn bars help no reader there.
-        if sys.stderr is not None and sys.stderr.isatty():
+        # A bar within a bar, such as a ranking in the midst of training, would draw over it.
+        if not Bar._drawn and is_first_process() and sys.stderr is not None and sys.stderr.isatty():
+            Bar._drawn = True
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -64,6 +70,12 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+            Bar._drawn = False
+
+
+def is_first_process() -> bool:
+    """Say whether this process is the only or the first of those that ``accelerate launch`` started."""
+    return not any(os.environ.get(name, "0") not in ("0", "-1", "") for name in _RANKS)
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from llm_tail.config import RunConfig
 from llm_tail.errors import DataError, LlmTailError
+from llm_tail.progress import is_first_process
 
 if TYPE_CHECKING:
     from llm_tail.workspace import Workspace
@@ -89,8 +90,9 @@ def err() -> Console:
 
 
 def say(line: str) -> None:
-    """Write a plain line to stderr."""
-    err().print(line, markup=False, highlight=False, soft_wrap=True)
+    """Write a plain line to stderr; of several processes the first one speaks."""
+    if is_first_process():
+        err().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def fail(line: str) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from llm_tail.cli.common import AsJson, ConfigFile, Overrides, open_workspace, out, print_json, say
 from llm_tail.cli.run import tell
+from llm_tail.progress import is_first_process
 
 if TYPE_CHECKING:
     from llm_tail.workspace import StageResult, Workspace
@@ -43,6 +44,8 @@ def verb(stage: Stage) -> Callable[..., None]:
 
         workspace = open_workspace(config, overrides)
         result = run_stage(workspace, stage.name)
+        if not is_first_process():
+            return
         if as_json:
             print_json({**asdict(result), **_details(workspace, stage.name)})
         elif stage.name == "audit":

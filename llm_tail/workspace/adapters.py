@@ -17,7 +17,7 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llm_tail.workspace.guard import Look, Probe, Verdict
     from llm_tail.workspace.workspace import Workspace
 
-BASE, CURRENT = "base", "current"
+BASE, CURRENT, SOURCE = "base", "current", "source"
 VERDICT = "verdict.json"
 N_FORMER = 5
 
@@ -114,7 +114,7 @@ def look_at(workspace: Workspace, encoder: Encoder, probe: Probe | None) -> Look
     return Look(vectors, probe.score(encoder, batch_tokens=size) if probe else None)
 
 
-def judge(workspace: Workspace, encoders: Mapping[str, Encoder], split: Split) -> Verdict:
+def judge(workspace: Workspace, encoders: Mapping[str, Encoder], split: Split, *, shown: Sequence[str] = ()) -> Verdict:
     """Hold encoders against the first of them, by `judge_encoders`, with the settings of the run."""
     from llm_tail.workspace.guard import judge_encoders
 
@@ -122,6 +122,7 @@ def judge(workspace: Workspace, encoders: Mapping[str, Encoder], split: Split) -
     return judge_encoders(
         {label: look_at(workspace, encoder, probe) for label, encoder in encoders.items()},
         split,
+        shown=shown,
         probe=probe.kind if probe else "",
         max_forgetting=workspace.config.lora.max_forgetting,
         seed=workspace.config.seed,

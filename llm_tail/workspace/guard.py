@@ -263,6 +263,7 @@ def judge_encoders(
     looks: Mapping[str, Look],
     split: Split,
     *,
+    shown: Sequence[str] = (),
     probe: str = "",
     max_forgetting: float = 0.2,
     n_bootstrap: int = 1000,
@@ -282,6 +283,9 @@ def judge_encoders(
         The base first, then the candidates; vectors in the item order of `split`.
     split : Split
         Its validation part is what is judged on; nothing may have been trained on it.
+    shown : sequence of str
+        Labels that only stand beside the others: the encoder before pre-training. Where none of those that may be kept
+        ranks better, the verdict says so.
     probe : str
         What the probe of the looks asks, for the table.
     max_forgetting : float
@@ -312,13 +316,16 @@ def judge_encoders(
     }
     report = evaluate(models, split, K, n_bootstrap=n_bootstrap, seed=seed, phase="validation")
     probes = {label: look.probe for label, look in looks.items()}
-    kept, why = _decide(report, probes, max_forgetting)
+    kept, why = _decide(report, probes, max_forgetting, shown)
+    why = "; ".join([why, *_unbeaten(report, kept, shown)])
     return Verdict(report, probes, probe if any(probes.values()) else "", kept, why, max_forgetting)
 
 
-def _decide(report: Report, probes: Mapping[str, ProbeScore | None], max_forgetting: float) -> tuple[str, str]:
+def _decide(
+    report: Report, probes: Mapping[str, ProbeScore | None], max_forgetting: float, shown: Sequence[str] = ()
+) -> tuple[str, str]:
     """Return the label that wins and the reason, by the rule that `judge_encoders` tells."""
-    base, *others = report.models
+    base, *others = (label for label in report.models if label not in shown)
     means = {label: _mean(report, label) for label in report.models}
     winners = sorted((n for n in others if means[n] > means[base]), key=lambda n: -means[n])
     if not others:
@@ -338,6 +345,17 @@ def _decide(report: Report, probes: Mapping[str, ProbeScore | None], max_forgett
         gain = f"mean N@{K} over {', '.join(report.segments)} {sign_of(means[label] - means[base])}"
         return label, "; ".join([gain, *lost])
     return base, "; ".join(lost)
+
+
+def _unbeaten(report: Report, kept: str, shown: Sequence[str]) -> list[str]:
+    """Return a line for each encoder that was only shown and that what is kept does not beat."""
+    gaps = {label: _mean(report, label) - _mean(report, kept) for label in shown}
+    return [
+        f"pre-training did harm: {label}, the encoder before it, is not beaten (mean N@{K} {sign_of(gap)} above "
+        f"{kept}); set [pretrain] enabled = false"
+        for label, gap in gaps.items()
+        if gap >= 0
+    ]
 
 
 def _mean(report: Report, label: str, metric: str = METRIC) -> float:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from llm_tail.artifacts import fingerprint, generation_of, sha256, write_json
 from llm_tail.errors import CorruptArtifactError, DataError
+from llm_tail.progress import is_first_process
 
 Kind = Literal["stages", "models"]
 
@@ -149,6 +150,8 @@ class RunRecord:
 
     def _write(self, kind: Kind, name: str, entry: dict[str, Any] | None) -> None:
         """Change one entry; what another run in the same folder has written since stays."""
+        if not is_first_process():
+            return
         values = self._read()
         values[kind].pop(name, None)
         if entry is not None:

@@ -5,6 +5,7 @@ Which comes when, and which is finished, is for `Workspace` to know.
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_tail.artifacts import write_artifact
 from llm_tail.errors import DataError, LlmTailError, MissingExtraError
+from llm_tail.progress import is_first_process
 
 if TYPE_CHECKING:
     from llm_tail.recommenders.base import Recommender
@@ -57,29 +59,31 @@ def make_pretrained(workspace: Workspace, folder: Path, made_from: str) -> str:
 def make_encoder(workspace: Workspace, folder: Path, made_from: str) -> str:
     """Fine-tune the encoder; the guard keeps that share of the update which wins, or the base."""
     from llm_tail.embedding.finetune import finetune
-    from llm_tail.embedding.pairs import TextPairs
-    from llm_tail.workspace import adapters
+    from llm_tail.workspace import adapters, training
 
     config, base, split = workspace.config, workspace.base_encoder, adapters.judging_split(workspace)
-    pairs = TextPairs.from_interactions(
-        split.train, workspace.catalog, workspace.item_text, n_pairs=config.lora.n_pairs, seed=config.seed
-    )
-    tuned = finetune(base, pairs, config.lora, seed=config.seed)
+    pairs, notes = training.make_pairs(workspace, split)
+    texts, checkpoints = workspace.item_text.texts(workspace.catalog), workspace.folder / "encoder-checkpoints"
+    watch = training.watch_ranking(split, texts, config.lora.max_tokens, seed=config.seed)
+    tuned = finetune(base, pairs, config.lora, seed=config.seed, checkpoints=checkpoints, validate=watch)
+    if not is_first_process():  # the others have helped to train; one is enough to judge and to write
+        return ""
     shares = {f"{100 * share:g}%": share for share in config.lora.strengths}
-    verdict = adapters.judge(
-        workspace,
-        {adapters.BASE: base, **{name: tuned.with_strength(share) for name, share in shares.items()}},
-        split,
-    )
+    candidates = {name: tuned.with_strength(share) for name, share in shares.items()}
+    shown = {adapters.SOURCE: workspace.source_encoder} if config.pretrain.enabled else {}
+    verdict = adapters.judge(workspace, {adapters.BASE: base, **shown, **candidates}, split, shown=tuple(shown))
     strength = shares.get(verdict.kept, 0.0)
     facts = adapters.facts_of(workspace, split, pairs, verdict, strength)
     adapters.put_aside(folder, workspace.folder / "adapters")
     with write_artifact(folder, "encoder", made_from, facts) as draft:
         (tuned.with_strength(strength) if strength else tuned).save_adapter(draft.file("adapter"))
         verdict.save(draft.file(adapters.VERDICT))
+    shutil.rmtree(checkpoints, ignore_errors=True)
     before, after = verdict.mean(verdict.base), verdict.mean(verdict.kept)
-    said = f"{verdict.kept} of the update kept" if strength else f"not kept: {verdict.why}"
-    return f"NDCG@20 of the texts alone on validation {before:.4f} -> {after:.4f}, {said}"
+    said = f"{verdict.kept} of the update kept, {verdict.why}" if strength else f"not kept: {verdict.why}"
+    log = tuned.training.note if tuned.training else ""
+    result = f"NDCG@20 of the texts alone on validation {before:.4f} -> {after:.4f}, {said}"
+    return "; ".join([result, *notes, *([log] if log else [])])
 
 
 def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:

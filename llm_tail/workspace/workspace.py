@@ -28,6 +28,7 @@ from llm_tail.errors import ConfigError, CorruptArtifactError, DataError, StaleA
 from llm_tail.workspace.data import HELD, Events, make_split, read_catalog, read_raw, select_events
 from llm_tail.workspace.record import RunRecord, StageResult
 from llm_tail.workspace.stages import HYBRID, MAKERS
+from llm_tail.workspace.training import settings_of
 
 if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` by id needs no torch
     from llm_tail.data.audit import Audit
@@ -189,7 +190,7 @@ class Workspace:
             return fingerprint(stage, self._encoder_key, self._catalog_key, settings, config.seed)
         base = self.fingerprint("pretrain") if config.pretrain.enabled else self._encoder_key
         if stage == "finetune":
-            return fingerprint(stage, base, self._split_key, config.lora.model_dump(), config.seed)
+            return fingerprint(stage, base, self._split_key, settings_of(config), config.seed)
         if stage == "embed":
             words = self.fingerprint("finetune") if config.lora.enabled else base
             return fingerprint(stage, self._catalog_key, words)
@@ -360,7 +361,8 @@ class Workspace:
                 warnings.warn(f"{getattr(error, 'found', error)}; {name} is fitted again", stacklevel=2)
         model = make_baseline(name, catalog=self.catalog, text=self.item_text.of, seed=self.config.seed)
         started = time.perf_counter()
-        model.fit(self.split.train, self.embeddings, validation=_or_none(self.split.validation))
+        validation = self.split.validation if len(self.split.validation) else None
+        model.fit(self.split.train, self.embeddings, validation=validation)
         model.save(folder)
         self.record.end("models", name, made_from, folder, time.perf_counter() - started)
         self._models[name] = model
@@ -442,7 +444,3 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     near = closest(name, known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
     return f"there is no {kind} {name!r}; {hint}"
-
-
-def _or_none(events: Interactions) -> Interactions | None:
-    return events if len(events) else None

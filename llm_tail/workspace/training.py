@@ -1,0 +1,171 @@
+"""What fine-tuning in a run learns from, and how it is watched on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llm_tail.config import RunConfig
+from llm_tail.data.interactions import Interactions
+from llm_tail.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from llm_tail.data.splits import Split
+    from llm_tail.embedding.encoder import Encoder
+    from llm_tail.embedding.pairs import TextPairs
+    from llm_tail.workspace.workspace import Workspace
+
+K = 20
+MOST_PEOPLE, MOST_ITEMS = 2_000, 20_000  # of a validation on the way: it is taken several times
+
+
+def attributes_of(config: RunConfig) -> list[str]:
+    """Return the columns whose shared values make pairs; none where such pairs are not asked for."""
+    return (config.lora.attributes or config.graph.relations) if "attribute" in config.lora.pairs else []
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Return all settings that fine-tuning listens to, beside those of the encoder and the data."""
+    columns = attributes_of(config)
+    ties = {"attributes": columns, "hub_cap": config.graph.hub_cap if columns else 0}
+    return {**config.lora.model_dump(exclude={"enabled", "checkpoints", "log_to"}), **ties}
+
+
+def make_pairs(workspace: Workspace, split: Split) -> tuple[TextPairs, list[str]]:
+    """Draw the pairs of every kind that ``[lora] pairs`` names.
+
+    Parameters
+    ----------
+    workspace : Workspace
+        Knows the catalogue, its texts and the settings.
+    split : Split
+        Pairs come from its training part; that no event of validation or test is in there is checked.
+
+    Returns
+    -------
+    TextPairs
+        All kinds together.
+    list of str
+        A line for each kind that the data cannot give.
+
+    Raises
+    ------
+    DataError
+        If the data gives none of the kinds, or a held-out event stands in training.
+    """
+    from llm_tail.embedding.pairs import TextPairs
+    from llm_tail.embedding.sampling import check_no_leak
+
+    held_out = held_out_of(workspace, split)
+    check_no_leak(split.train, held_out)  # here too: a leak is no kind of pairs that may be left out
+    parts: list[TextPairs] = []
+    missing: list[tuple[str, DataError | ConfigError]] = []
+    for kind in dict.fromkeys(workspace.config.lora.pairs):
+        try:
+            parts.append(_makers(workspace, split, held_out)[kind]())
+        except (DataError, ConfigError) as error:
+            missing.append((kind, error))
+    if not parts:
+        raise missing[0][1]
+    pairs = parts[0] if len(parts) == 1 else TextPairs.mixed(parts, len(workspace.catalog))
+    return pairs, [f"no {kind} pairs: {error}" for kind, error in missing]
+
+
+def held_out_of(workspace: Workspace, split: Split) -> Interactions:
+    """Return all events that nothing may be trained on: validation and test of the run and of `split`."""
+    parts = [split.validation, split.test]
+    if split is not workspace.split:
+        parts += [workspace.split.validation, workspace.split.test]
+    users, items = (np.concatenate([getattr(part, rows) for part in parts]) for rows in ("user_rows", "item_rows"))
+    return Interactions(split.users, split.items, users, items)
+
+
+def watch_ranking(split: Split, texts: Sequence[str], max_tokens: int, *, seed: int = 0) -> Callable[[Any], Any]:
+    """Return what measures an encoder on the way: NDCG@20 of ranking by the texts alone, on validation.
+
+    Cheap but fair: the same at most 2,000 people each time, all items of catalogues up to 20,000 (of larger ones what
+    these people took in validation, and a draw of the others), and texts cut as in training.
+
+    Parameters
+    ----------
+    split : Split
+        Its validation part judges.
+    texts : sequence of str
+        One for each item of `split`.
+    max_tokens : int
+        Texts are cut here, at least 1.
+    seed : int
+        Of the draw of people and items.
+
+    Returns
+    -------
+    callable
+        Takes an encoder and returns a dict of warm, tail, cold and overall, without those that nobody can be judged on.
+    """
+    from llm_tail.embedding.store import Embeddings
+    from llm_tail.evaluation.evaluate import evaluate
+    from llm_tail.recommenders.content import ContentSimilarity
+
+    rng = np.random.default_rng(seed)
+    people = rng.permutation(np.unique(split.validation.user_rows))[:MOST_PEOPLE]
+    validation = split.validation.where(np.isin(split.validation.user_rows, people))
+    sample = replace(split, validation=validation)
+    order = rng.permutation(len(texts))
+    held = np.isin(order, validation.item_rows)
+    items = np.sort(np.concatenate([order[held], order[~held]])[:MOST_ITEMS])
+    chosen = [texts[i] for i in items]
+
+    def measure(encoder: Encoder) -> dict[str, float]:
+        # Items that are not encoded keep the zero vector, which ranks behind all others.
+        vectors = np.zeros((len(texts), encoder.dim), np.float32)  # (n_items, dim)
+        vectors[items] = _cut(encoder, max_tokens).encode(chosen)
+        model = ContentSimilarity().fit(split.train, Embeddings(split.items, vectors))
+        report = evaluate([model], sample, K, n_bootstrap=0, phase="validation")
+        return {segment: report.value(model.name, segment, f"ndcg@{K}") for segment in report.segments}
+
+    return measure
+
+
+def _cut(encoder: Encoder, max_tokens: int) -> Encoder:
+    """Return the same encoder, for shorter texts."""
+    from llm_tail.embedding.encoder import Encoder
+
+    config = encoder.config.replace(max_tokens=min(max_tokens, encoder.max_tokens))
+    return Encoder(
+        encoder.model, config, base_weights=encoder.base_weights, adapter=encoder.adapter, tuning=encoder.tuning
+    )
+
+
+def _makers(workspace: Workspace, split: Split, held_out: Interactions) -> dict[str, Callable[[], TextPairs]]:
+    """Return how pairs of each kind are made."""
+    from llm_tail.embedding.pairs import TextPairs
+
+    config, catalog, text = workspace.config, workspace.catalog, workspace.item_text
+    lora, seed, n = config.lora, config.seed, config.lora.n_pairs
+
+    def of_attributes() -> TextPairs:
+        columns = attributes_of(config)
+        if not columns:
+            raise ConfigError("name columns in [lora] attributes or in [graph] relations")
+        return TextPairs.from_attributes(catalog, columns, text, n_pairs=n, hub_cap=config.graph.hub_cap, seed=seed)
+
+    return {
+        "co-interaction": lambda: TextPairs.from_interactions(
+            split.train,
+            catalog,
+            text,
+            n_pairs=n,
+            balance=lora.balance,
+            session_days=lora.session_days,
+            held_out=held_out,
+            seed=seed,
+        ),
+        "history": lambda: TextPairs.from_histories(
+            split.train, catalog, text, n_pairs=n, length=lora.history_length, held_out=held_out, seed=seed
+        ),
+        "attribute": of_attributes,
+        "text": lambda: TextPairs.from_texts(catalog, text, n_pairs=n, seed=seed),
+    }
