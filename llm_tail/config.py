@@ -128,8 +128,8 @@ class LoraConfig(Settings):
     pairs: list[Literal["co-interaction", "history", "attribute", "text"]] = Field(
         ["co-interaction"], min_length=1, description="What is learned from; several kinds make several tasks."
     )
-    n_pairs: int = Field(6_400, ge=1, description="How many text pairs of each kind to train on at most.")
-    balance: float = Field(0.5, ge=0, le=1, description="Whose turn it is: 0 as often as taken, 1 all items alike.")
+    n_pairs: int = Field(12_800, ge=1, description="How many text pairs of each kind to train on at most.")
+    balance: float = Field(0.0, ge=0, le=1, description="Whose turn it is: 0 as often as taken, 1 all items alike.")
     session_days: float | None = Field(
         None, ge=0, description="Longest pause within which items make a pair; 0 is one basket, not given all time."
     )
@@ -148,7 +148,7 @@ class LoraConfig(Settings):
     )
     temperature: float = Field(0.1, gt=0, le=10, description="Divides the cosines in the contrastive loss.")
     popularity_correction: float = Field(
-        0.5, ge=0, le=1, description="Weight of the log-popularity subtracted from the logits (logQ)."
+        0.0, ge=0, le=1, description="Weight of the log-popularity subtracted from the logits (logQ)."
     )
     soft_labels: float = Field(
         1.0, ge=0, le=1, description="Share of the target given by how often others of the batch were taken together."
@@ -171,7 +171,7 @@ class LoraConfig(Settings):
     checkpoints: int = Field(4, ge=0, le=1000, description="How often the state is saved; what a kill can lose.")
     log_to: list[Literal["jsonl", "tensorboard", "wandb"]] = Field(["jsonl"], description="Who is told of each step.")
     strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        [0.25, 0.5, 1.0], min_length=1, description="Shares of the update that are tried on validation beside the base."
+        [0.25, 0.5, 0.75, 1.0], min_length=1, description="Shares of the update that are tried on validation beside the base."
     )
     max_forgetting: float = Field(
         0.2, ge=0, le=1, description="Share of the probe's MRR (titles find their own descriptions) that may be lost."
