@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,8 @@ class BatchPlan:
     pairs: Rows
 
 
-class BatchPlanner(Dataset[dict[str, BatchPlan]]):
-    """All batches of a training, each a function of the seed and its number.
+class BatchPlanner(Dataset[dict[str, int]]):
+    """All batches of a training, each a function of the seed and its number; as a data set, the numbers alone.
 
     Parameters
     ----------
@@ -77,16 +76,22 @@ class BatchPlanner(Dataset[dict[str, BatchPlan]]):
         self._guide: NDArray[np.float16] | None = None
         self.mean = self._mean() if config.centre else None  # (dim,)
         self.negatives: NDArray[np.int64] | None = None  # (n_pairs, hard_negatives), -1 where there is none
-        if config.false_negatives == "similar" or config.hard_negatives:
-            self._guide = _vectors(base, pairs.texts)
-        if config.hard_negatives:
-            assert self._guide is not None  # noqa: S101 - made above
-            self.negatives = self._mine(self._guide, 0)
+        guide = (
+            self._vectors(base, self._sides) if config.false_negatives == "similar" or config.hard_negatives else None
+        )
+        if config.false_negatives == "similar":
+            self._guide = guide
+        if config.hard_negatives and guide is not None:
+            self.negatives = self._mine(guide, 0)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, step: int) -> dict[str, BatchPlan]:
+    def __getitem__(self, step: int) -> dict[str, int]:
+        return {"step": step}  # the plan is made when its turn has come: hard negatives change on the way
+
+    def plan(self, step: int) -> BatchPlan:
+        """Return the batch of a step."""
         chosen = self.batches[step]
         anchors, positives = self.pairs.anchors[chosen], self.pairs.positives[chosen]
         hard = np.empty(0, np.int64)
@@ -95,18 +100,24 @@ class BatchPlanner(Dataset[dict[str, BatchPlan]]):
             hard = hard[hard >= 0]
         texts = np.unique(np.concatenate([anchors, positives, hard]))
         first, second, third = (np.searchsorted(texts, rows) for rows in (anchors, positives, hard))
-        return {"plan": BatchPlan(texts, first, second, third, chosen)}
+        return BatchPlan(texts, first, second, third, chosen)
 
     def tokens(self, plan: BatchPlan, step: int) -> list[list[int]]:
         """Return the token lists of a batch's texts; words drop out where ``word_dropout`` says so."""
         new = [int(row) for row in plan.texts if int(row) not in self._tokens]
-        found = self.base.tokenize([self.pairs.texts[row] for row in new], max_tokens=self.config.max_tokens)
-        self._tokens.update(zip(new, found, strict=True))
-        whole = [self._tokens[int(row)] for row in plan.texts]
-        if not self.config.word_dropout:
-            return whole
+        self._tokens.update(zip(new, self._tokenize([self.pairs.texts[row] for row in new]), strict=True))
+        tokens = [self._tokens[int(row)] for row in plan.texts]
         rng = np.random.default_rng([self.seed, step])  # the same after a restart
-        return [_thinned(tokens, self.config.word_dropout, rng) for tokens in whole]
+        if self.config.field_dropout:
+            shorter = self.pairs.shortened(plan.texts, self.config.field_dropout, rng)
+            for place, found in zip(shorter, self._tokenize(list(shorter.values())), strict=True):
+                tokens[place] = found
+        if self.config.word_dropout:
+            tokens = [_thinned(text, self.config.word_dropout, rng) for text in tokens]
+        return tokens
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        return self.base.tokenize(texts, max_tokens=self.config.max_tokens)
 
     def batch(self, plan: BatchPlan, vectors: Tensor) -> PairBatch:
         """Return what the loss sees: vectors by side, masks, popularities, strengths."""
@@ -122,7 +133,8 @@ class BatchPlanner(Dataset[dict[str, BatchPlan]]):
         masked = self._masked(anchors, positives, anchors, positives)
         np.fill_diagonal(masked, False)
         popularity = [put(pairs.log_popularity[side]) for side in rows]
-        targets = put(pairs.strengths_between(anchors, positives)) if self.config.soft_labels else None
+        kind = int(pairs.kinds[plan.pairs[0]])
+        targets = put(pairs.strengths_between(anchors, positives, kind)) if self._soft else None
         return PairBatch(
             vectors[put(plan.anchors)],
             vectors[put(plan.positives)],
@@ -135,10 +147,14 @@ class BatchPlanner(Dataset[dict[str, BatchPlan]]):
             targets=targets,
         )
 
+    @property
+    def _soft(self) -> bool:
+        return self.config.loss == "contrastive" and self.config.soft_labels > 0
+
     def _masked(self, of: Rows, candidates: Rows, anchors: Rows, positives: Rows) -> NDArray[np.bool_]:
         """Return which candidates are no negatives: the anchor itself, its positive, and what the setting names."""
         masked: NDArray[np.bool_] = of[:, None] == candidates  # (n, n_candidates)
-        if not self.config.soft_labels:  # soft labels say of each candidate what it is, the positive again included
+        if not self._soft:  # soft labels say of each candidate what it is, the positive again included
             masked |= positives[:, None] == candidates
         if self.config.false_negatives == "together":
             masked |= self.pairs.together(of, candidates)
@@ -155,13 +171,13 @@ class BatchPlanner(Dataset[dict[str, BatchPlan]]):
         """Mine hard negatives again half-way, with the encoder as it is by then."""
         if self.negatives is not None and step == len(self) // 2 and step > 0:
             encoder.model.eval()
-            self.negatives = self._mine(_vectors(encoder, self.pairs.texts), step)
+            self.negatives = self._mine(self._vectors(encoder, self._sides), step)
 
     def _mean(self) -> Tensor:
         """Return the mean vector of the items' texts by the base: what all of them share tells none apart."""
         rows = np.random.default_rng(self.seed).permutation(len(self.pairs.texts))[:_MEAN_TEXTS]
-        vectors = _vectors(self.base, [self.pairs.texts[row] for row in np.sort(rows)]).astype(np.float32)
-        return torch.from_numpy(vectors[vectors.any(axis=1)].mean(axis=0))
+        vectors = self._vectors(self.base, np.sort(rows))[rows].astype(np.float32)
+        return torch.from_numpy(vectors.sum(axis=0) / max(int(vectors.any(axis=1).sum()), 1))
 
     def _mine(self, vectors: NDArray[np.float16], step: int) -> NDArray[np.int64]:
         config = self.config
@@ -174,6 +190,21 @@ class BatchPlanner(Dataset[dict[str, BatchPlan]]):
             seed=self.seed + step,
             search=self.search,
         )
+
+    @property
+    def _sides(self) -> Rows:
+        return np.unique(np.concatenate([self.pairs.anchors, self.pairs.positives]))
+
+    def _vectors(self, encoder: Encoder, rows: Rows) -> NDArray[np.float16]:
+        """Return the vectors of the texts of `rows`, zero for others, in half precision, shape (n_texts, dim).
+
+        Neither a guide nor a search among far more than 50 needs more digits, and a million take 0.8 GB.
+        """
+        vectors = np.zeros((len(self.pairs.texts), encoder.dim), dtype=np.float16)
+        for start in range(0, len(rows), _ENCODE_BLOCK):
+            block = rows[start : start + _ENCODE_BLOCK]
+            vectors[block] = encoder.encode([self.pairs.texts[row] for row in block], progress=True)
+        return vectors
 
     def save(self, folder: Path) -> None:
         """Write what a restart cannot make again: the hard negatives, which depend on the weights of their time."""
@@ -198,14 +229,6 @@ def _order(pairs: TextPairs, config: LoraConfig, rng: np.random.Generator) -> li
                 one += [rows[i * size : (i + 1) * size] for i in range(len(rows) // size)]
         found += [one[i] for i in rng.permutation(len(one))]
     return found
-
-
-def _vectors(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float16]:
-    """Return the vectors of all texts, in half precision: a guide needs no more, and a million take 0.8 GB."""
-    vectors = np.zeros((len(texts), encoder.dim), dtype=np.float16)
-    for start in range(0, len(texts), _ENCODE_BLOCK):
-        vectors[start : start + _ENCODE_BLOCK] = encoder.encode(texts[start : start + _ENCODE_BLOCK], progress=True)
-    return vectors
 
 
 def _thinned(tokens: list[int], share: float, rng: np.random.Generator) -> list[int]:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from accelerate import PartialState
 
 from llm_tail.artifacts import fingerprint
 from llm_tail.config import LoraConfig
@@ -23,7 +24,6 @@ from llm_tail.embedding.families import quiet
 from llm_tail.embedding.negatives import Search
 from llm_tail.embedding.pairs import TextPairs
 from llm_tail.embedding.training import (
-    BEST,
     BrokenLoss,
     PairTrainer,
     TrainingLog,
@@ -32,7 +32,7 @@ from llm_tail.embedding.training import (
     restore,
     training_mode,
 )
-from llm_tail.errors import DataError, MissingExtraError
+from llm_tail.errors import ConfigError, DataError, MissingExtraError
 
 __all__ = ["TrainingLog", "finetune"]
 
@@ -76,7 +76,8 @@ def finetune(
     DataError
         If there are fewer than two pairs, or the loss stops being a number before anything was validated.
     ConfigError
-        If no layer of the model bears a name in ``target_modules``; the layers there are get named.
+        If no layer of the model bears a name in ``target_modules``; the layers there are get named. If fields are to
+        drop out of texts and the pairs do not know them.
     MissingExtraError
         If ``log_to`` names a tool that is not installed.
     OSError
@@ -94,35 +95,33 @@ def finetune(
     if len(pairs) < 2:
         raise DataError(f"fine-tuning needs at least 2 pairs to tell apart, found {len(pairs)}")
     _check_tools(config)
-    place = _place(base, pairs, config, seed, Path(checkpoints)) if checkpoints is not None else None
-    with own_randomness(base, seed), quiet():
+    if config.field_dropout and pairs.fields is None:
+        raise ConfigError("setting 'lora.field_dropout' is above 0: call with_fields(catalog) on the pairs before")
+    with own_randomness(base, seed), quiet(), TemporaryDirectory() as scratch:
         planner = BatchPlanner(pairs, base, config, seed, search)
         if not len(planner):
             raise DataError("no batch of at least 2 pairs can be made; bring more pairs of a kind")
         encoder = attach(base, config)
+        place = _place(base, pairs, config, seed, Path(checkpoints)) if checkpoints is not None else Path(scratch)
+        trainer = PairTrainer(encoder, planner, config, place, seed, keep=checkpoints is not None, validate=validate)
         with training_mode(encoder):
-            encoder.training = _train(encoder, planner, config, place, seed, validate)
+            encoder.training = _train(trainer)
     encoder.seal_adapter()
-    if folder is not None:
-        encoder.save_adapter(folder)
-    if place is not None:
+    processes = PartialState()
+    if processes.is_main_process:
+        if folder is not None:
+            encoder.save_adapter(folder)
         shutil.rmtree(place, ignore_errors=True)
+    processes.wait_for_everyone()
     return encoder
 
 
-def _train(
-    encoder: Encoder,
-    planner: BatchPlanner,
-    config: LoraConfig,
-    place: Path | None,
-    seed: int,
-    validate: Validate | None,
-) -> TrainingLog:
-    trainer = PairTrainer(encoder, planner, config, place, seed, validate)
-    resume = last_whole_checkpoint(place) if place else None
-    note = ""
+def _train(trainer: PairTrainer) -> TrainingLog:
+    """Train from the last whole checkpoint on, and leave the weights that are to be kept in the encoder."""
+    resume, note, config = last_whole_checkpoint(Path(trainer.args.output_dir)), "", trainer.lora
     try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with trainer.watch.bar:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except BrokenLoss as error:
         if not trainer.watch.best_step:
             raise DataError(
@@ -133,10 +132,8 @@ def _train(
         warnings.warn(note, stacklevel=3)
     history = trainer.state.log_history
     steps = [{k: float(e[k]) for k in ("step", "loss", "learning_rate", "grad_norm")} for e in history if "loss" in e]
-    best_step = trainer.watch.best_step or int(trainer.state.global_step)
     if trainer.watch.best_step:
-        weights = trainer.best_weights or load_file(Path(trainer.args.output_dir) / f"{BEST}-{best_step}.safetensors")
-        restore(encoder, weights)
+        restore(trainer.encoder, trainer.best_weights)
     return TrainingLog(
         steps=steps,
         validations=[
@@ -144,8 +141,8 @@ def _train(
             for e in history
             if "validation" in e
         ],
-        provenance={**planner.pairs.provenance, "lora": config.model_dump(mode="json"), "seed": seed},
-        best_step=best_step,
+        provenance={**trainer.planner.pairs.provenance, "lora": config.model_dump(mode="json"), "seed": trainer.seed},
+        best_step=trainer.watch.best_step or int(trainer.state.global_step),
         note=note,
     )
 

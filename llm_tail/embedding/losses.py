@@ -76,6 +76,14 @@ class Contrastive:
     -----
     With temperature t, correction b and popularity p: the mean of -log softmax((a_i . p_j) / t - b log p_j) over the
     pairs, and the same with anchors and positives swapped. Hard negatives are candidates of the anchors only.
+
+    What the loss is least at: a softmax equals its target where the logits are the logarithm of the target up to a
+    constant. Be s_ij the cosine over t, and q_j how often j stands in batches. With hard labels j is met beside i in
+    proportion to p(j | i) and is a negative in proportion to q_j, so that s_ij = log(p(j | i) / q_j) + b log q_j. With
+    soft labels each row carries its own target w_ij (the damped strength of the two), whoever else is in the batch, so
+    that s_ij = log w_ij + b log q_j: there b makes texts of popular items nearer, and 0 adds nothing.
+    A candidate that is masked is in neither the softmax nor the target, and the target of its row then sums to less
+    than 1: such a row counts less.
     """
 
     temperature: float = 0.05
@@ -113,7 +121,7 @@ class Contrastive:
 
 @dataclass(frozen=True)
 class MultipleNegatives:
-    """The in-batch loss of sentence-transformers as it is: no correction, no masks.
+    """The in-batch loss of sentence-transformers as it is: no correction, no masks; hard negatives count for all.
 
     Parameters
     ----------
@@ -128,7 +136,7 @@ class MultipleNegatives:
         """Return the loss, a scalar."""
         loss = MultipleNegativesRankingLoss(self._model, scale=1 / self.temperature)
         vectors = [batch.anchors, batch.positives]
-        if batch.negatives is not None and len(batch.negatives) == len(batch.anchors):
+        if batch.negatives is not None and len(batch.negatives):
             vectors.append(batch.negatives)
         value: Tensor = loss.compute_loss_from_embeddings(vectors, torch.empty(0))
         return value
@@ -157,7 +165,7 @@ class SquaredError:
         n = len(batch.anchors)
         strengths = torch.ones(n, device=batch.anchors.device) if batch.strengths is None else batch.strengths
         others = torch.arange(n, device=batch.anchors.device).roll(1)
-        unknown = ~batch.masked[torch.arange(n), others] if n > 1 else torch.zeros(n, dtype=torch.bool)
+        unknown = ~batch.masked[others.roll(-1), others] & (n > 1)
         first = torch.cat([batch.anchors, batch.anchors[unknown]])
         second = torch.cat([batch.positives, batch.positives[others][unknown]])
         labels = torch.cat([strengths, torch.zeros(int(unknown.sum()), device=strengths.device)])

@@ -28,12 +28,14 @@ def mine_negatives(
     seed: int = 0,
     search: Search | None = None,
 ) -> NDArray[np.int64]:
-    """Return hard negatives for each pair.
+    """Return hard negatives for each pair, from the texts that are the positive of some pair of the same kind.
+
+    What stands in no pair is pushed away by none: nobody had the chance to take it together with anything.
 
     Parameters
     ----------
     vectors : array, shape (n_texts, dim)
-        Unit vectors of all texts of the pairs.
+        Unit vectors of the texts; of those that stand in no pair they are not looked at.
     pairs : TextPairs
         The pairs; what was taken together with an anchor is none of its negatives.
     n : int
@@ -66,32 +68,45 @@ def mine_negatives(
             f"hard negatives: {n} from ranks {first} to {last}; expected at least 1 from an ascending range"
         )
     search = search or nearest_blocks
-    there = pairs.has_text
-    base_rows = np.flatnonzero(there)
-    base = np.asarray(vectors[base_rows], dtype=np.float32)
     found = np.full((len(pairs), n), -1, dtype=np.int64)
     rng = np.random.default_rng(seed)
-    order = np.argsort(pairs.anchors, kind="stable")
+    for kind in np.unique(pairs.kinds):
+        chosen = np.flatnonzero(pairs.kinds == kind)
+        pool = np.unique(pairs.positives[chosen])
+        pool = pool[[bool(pairs.texts[row].strip()) for row in pool]]
+        if len(pool):
+            found[chosen] = _of_kind(vectors, pairs, chosen, pool, n, window, margin, rng, search)
+    return found
+
+
+def _of_kind(
+    vectors: NDArray[np.floating], pairs: TextPairs, chosen: Rows, pool: Rows, n: int, window: tuple[int, int],
+    margin: float, rng: np.random.Generator, search: Search,
+) -> NDArray[np.int64]:  # fmt: skip
+    """Return rows of `pool` for each of the `chosen` pairs, shape (n_chosen, n), -1 where none is fit."""
+    first, last = window
+    base = np.asarray(vectors[pool], dtype=np.float32)  # (n_pool, dim)
+    found = np.full((len(chosen), n), -1, dtype=np.int64)
+    order = np.argsort(pairs.anchors[chosen], kind="stable")
     step = max(1, _BLOCK_BYTES // (4 * (last + 1) * 8))
     for start in range(0, len(order), step):
-        block = order[start : start + step]
+        place = order[start : start + step]
+        block = chosen[place]
         anchors, positives = pairs.anchors[block], pairs.positives[block]
-        distinct, place = np.unique(anchors, return_inverse=True)
-        queries = np.asarray(vectors[distinct], dtype=np.float32)
-        rows, cosines = search(queries, base, min(last + 1, len(base)))
-        rows = np.where(rows >= 0, base_rows[rows], -1)[place]  # (n_block, k) rows of texts
-        cosines = cosines[place]
-        own = np.einsum(
-            "ij,ij->i", np.asarray(vectors[anchors], np.float32), np.asarray(vectors[positives], np.float32)
-        )
-        fit = (rows >= 0) & (rows != anchors[:, None]) & (rows != positives[:, None])
-        rank = np.cumsum(rows != anchors[:, None], axis=1)  # the anchor finds itself first
+        distinct, back = np.unique(anchors, return_inverse=True)
+        rows, cosines = search(np.asarray(vectors[distinct], np.float32), base, min(last + 1, len(base)))
+        rows, cosines = np.where(rows >= 0, pool[rows], -1)[back], cosines[back]  # (n_block, k) rows of texts
+        sides = [np.asarray(vectors[side], np.float32) for side in (anchors, positives)]
+        own = np.einsum("ij,ij->i", *sides)  # (n_block,)
+        other = rows != anchors[:, None]
+        rank = np.cumsum(other, axis=1)  # the anchor finds itself first, and that is no rank
+        fit = other & (rows >= 0) & (rows != positives[:, None])
         fit &= (rank >= first) & (rank <= last) & (cosines < margin * own[:, None])
         fit &= ~pairs.together_each(anchors, rows)
         draw = np.where(fit, rng.random(fit.shape), np.inf)
         taken = np.argsort(draw, axis=1)[:, :n]
         good = np.take_along_axis(fit, taken, 1)
-        found[block, : taken.shape[1]] = np.where(good, np.take_along_axis(rows, taken, 1), -1)
+        found[place, : taken.shape[1]] = np.where(good, np.take_along_axis(rows, taken, 1), -1)
     return found
 
 

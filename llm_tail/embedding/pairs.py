@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,7 +15,21 @@ from llm_tail.artifacts import fingerprint
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.ids import Rows
 from llm_tail.data.interactions import Interactions
-from llm_tail.embedding.sampling import Floats, Known, column_texts, draw_pairs, one_each, sessions, shared_values
+from llm_tail.embedding.sampling import (
+    Floats,
+    Known,
+    any_shared,
+    column_texts,
+    draw_pairs,
+    fewer_fields,
+    histories,
+    one_each,
+    sessions,
+    shared_values,
+    shifted,
+    side_by_side,
+    words_of,
+)
 from llm_tail.embedding.text import ItemText
 from llm_tail.errors import DataError
 
@@ -41,6 +57,13 @@ class TextPairs:
         From it comes who is no negative of whom, and the soft labels. One person a pair if left out.
     strengths : array of float32, shape (n_pairs,), optional
         How strongly the two belong together, in [0, 1]; 1 if left out.
+    voices : array of int8, shape (n_users,), optional
+        The kind of pairs that each column of `readers` speaks about; about all of them if left out.
+
+    Attributes
+    ----------
+    fields : list of tuple of str, or None
+        The parts of each item's text, where `with_fields` has told them.
     """
 
     def __init__(
@@ -54,6 +77,7 @@ class TextPairs:
         kinds: NDArray[np.int8] | None = None,
         readers: sp.csr_matrix | None = None,
         strengths: Floats | None = None,
+        voices: NDArray[np.int8] | None = None,
     ) -> None:
         self.anchors, self.positives = np.asarray(anchors, np.int64), np.asarray(positives, np.int64)
         self.texts = texts
@@ -77,6 +101,11 @@ class TextPairs:
                 f"kinds {self.kinds.shape} and strengths {self.strengths.shape} for {n} pairs, readers of "
                 f"{self.readers.shape[0]} texts for {len(texts)}; expected one of each"
             )
+
+        self.voices = voices
+        self.fields: list[tuple[str, ...]] | None = None
+        self._separator = ""
+        self._heard: dict[int, sp.csr_matrix] = {}
 
     @classmethod
     def from_interactions(
@@ -135,7 +164,7 @@ class TextPairs:
         >>> train = Interactions.from_pairs([("ann", "emma"), ("ann", "dracula"), ("bob", "ulysses")])
         >>> pairs = TextPairs.from_interactions(train, catalog)
         >>> pairs, sorted([*pairs.anchors.tolist(), *pairs.positives.tolist()])
-        (TextPairs(1 pair, 3 items), [0, 1])
+        (TextPairs(1 pair, 3 texts), [0, 1])
         """
         if n_pairs < 1 or max_per_user < 1 or not 0 <= balance <= 1:
             raise DataError(
@@ -199,34 +228,24 @@ class TextPairs:
             As in `from_interactions`.
         """
         known = Known(train, catalog, text, 0.0, held_out)
-        order = known.usable.order()
-        users, items = known.usable.user_rows[order], known.usable.item_rows[order]
-        ends = np.flatnonzero(np.r_[False, users[1:] == users[:-1]])  # events that have one before them
-        if not len(ends) or length < 1 or n_pairs < 1:
+        queries, people, items = histories(known, max(length, 1), max(n_pairs, 1), np.random.default_rng(seed))
+        m = len(queries)
+        if not m or length < 1 or n_pairs < 1:
             raise DataError(
                 f"no history of {length} can be made from {len(train):,} training events: nobody took two items that "
                 "have a text"
             )
-        chosen = np.random.default_rng(seed).permutation(ends)[:n_pairs]
-        starts = np.searchsorted(users, users[chosen])
-        queries = [
-            " | ".join(known.texts[i] for i in items[max(start, end - length) : end][::-1])
-            for start, end in zip(starts, chosen, strict=True)
-        ]
-        people = sp.csr_matrix(
-            (np.ones(len(chosen), np.float32), (np.arange(len(chosen)), users[chosen])),
-            shape=(len(chosen), known.readers.shape[1]),
-        )
+        own = np.ones(m, np.float32), (np.arange(m), people)
+        readers = sp.csr_matrix(own, shape=(m, known.readers.shape[1]))
         n = len(known.texts)
-        provenance = known.provenance | {"n_pairs": len(chosen), "seed": seed, "kinds": {KINDS[1]: len(chosen)}}
         return cls(
-            n + np.arange(len(chosen)),
-            items[chosen],
+            n + np.arange(m),
+            items,
             [*known.texts, *queries],
-            np.concatenate([known.log_popularity, np.full(len(chosen), -np.log(len(chosen)), np.float32)]),
-            provenance,
-            kinds=np.full(len(chosen), HISTORY, np.int8),
-            readers=sp.vstack([known.readers, people], format="csr"),
+            np.concatenate([known.log_popularity, np.full(m, -np.log(m), np.float32)]),
+            known.provenance | {"n_pairs": m, "seed": seed, "kinds": {KINDS[HISTORY]: m}},
+            kinds=np.full(m, HISTORY, np.int8),
+            readers=sp.vstack([known.readers, readers], format="csr"),
         )
 
     @classmethod
@@ -265,8 +284,7 @@ class TextPairs:
         texts = (text or ItemText()).texts(catalog)
         there = np.fromiter((bool(t) for t in texts), dtype=bool, count=len(texts))
         rows, groups = shared_values(catalog, columns)
-        use = there[rows]
-        rows, groups = rows[use], groups[use]
+        rows, groups = rows[there[rows]], groups[there[rows]]
         size = np.bincount(groups) if len(groups) else np.zeros(0, np.int64)
         fit = (size[groups] > 1) & (size[groups] <= hub_cap) if len(groups) else np.zeros(0, bool)
         first, second, weight = draw_pairs(groups[fit], rows[fit], n_pairs, np.random.default_rng(seed))
@@ -282,6 +300,7 @@ class TextPairs:
             np.full(len(texts), -np.log(len(texts)), np.float32),
             provenance,
             kinds=np.full(len(kept), ATTRIBUTE, np.int8),
+            readers=words_of(rows[fit], groups[fit], len(texts)),
         )
 
     @classmethod
@@ -335,45 +354,63 @@ class TextPairs:
         Parameters
         ----------
         parts : sequence of TextPairs
-            All with the same item texts in front; what was taken together is known from whichever part knows it.
+            All with the same item texts in front. Soft labels of a kind come from the words of its own part, and who is
+            no negative of whom from those of all parts; popularity from the first part that was made from events.
         n_items : int
             How many item texts stand in front in each.
         """
-        texts = list(parts[0].texts[:n_items])
-        known = max(parts, key=lambda part: part.readers.nnz)
-        readers = [known.readers[:n_items]]
-        popularities = [known.log_popularity[:n_items]]
-        anchors: list[Rows] = []
-        positives: list[Rows] = []
-        for part in parts:
-            shift = len(texts) - n_items
-            texts += part.texts[n_items:]
-            popularities.append(part.log_popularity[n_items:])
-            own = part.readers[n_items:].tocoo()
-            shape = (own.shape[0], max(own.shape[1], known.readers.shape[1]))
-            readers.append(sp.csr_matrix((own.data, (own.row, own.col)), shape=shape))
-            for side, into in ((part.anchors, anchors), (part.positives, positives)):
-                into.append(np.where(side < n_items, side, side + shift))
+        known = next((part for part in parts if "train" in part.provenance), parts[0])
+        shifts = np.cumsum([0, *(len(part.texts) - n_items for part in parts)])  # of what stands behind the items
+        sides = [
+            np.concatenate([shifted(side, n_items, by) for side, by in zip(each, shifts[:-1], strict=True)])
+            for each in ([part.anchors for part in parts], [part.positives for part in parts])
+        ]
         provenance: dict[str, Any] = {}
+        kinds: Counter[str] = Counter()
         for part in reversed(parts):
             provenance |= part.provenance
-        provenance["kinds"] = {k: n for part in parts for k, n in part.provenance.get("kinds", {}).items()}
-        provenance["n_pairs"] = sum(map(len, parts))
+            kinds.update(part.provenance.get("kinds", {}))
+        behind = [part.log_popularity[n_items:] for part in parts]
         return cls(
-            np.concatenate(anchors),
-            np.concatenate(positives),
-            texts,
-            np.concatenate(popularities),
-            provenance,
+            sides[0],
+            sides[1],
+            [*parts[0].texts[:n_items], *(text for part in parts for text in part.texts[n_items:])],
+            np.concatenate([known.log_popularity[:n_items], *behind]),
+            provenance | {"kinds": dict(kinds), "n_pairs": len(sides[0])},
             kinds=np.concatenate([part.kinds for part in parts]),
-            readers=sp.vstack(readers, format="csr"),
+            readers=side_by_side([part.readers for part in parts], n_items, shifts),
             strengths=np.concatenate([part.strengths for part in parts]),
+            voices=np.concatenate([part._voices() for part in parts]),
         )
 
-    @property
-    def has_text(self) -> NDArray[np.bool_]:
-        """Which texts hold a word, shape (n_texts,)."""
-        return np.fromiter((bool(t.strip()) for t in self.texts), dtype=bool, count=len(self.texts))
+    def _voices(self) -> NDArray[np.int8]:
+        return np.full(self.readers.shape[1], self.kinds[0], np.int8) if self.voices is None else self.voices
+
+    def with_fields(self, catalog: Catalog, text: ItemText | None = None) -> Self:
+        """Return the same pairs, which know the fields of the items' texts: for ``field_dropout``.
+
+        Parameters
+        ----------
+        catalog : Catalog
+            The items, those of the first ``len(catalog)`` texts.
+        text : ItemText, optional
+            How an item became a text.
+
+        Examples
+        --------
+        >>> catalog = Catalog.from_items([{"item_id": i, "title": i, "description": "novel"} for i in ("emma", "it")])
+        >>> pairs = TextPairs([0], [1], ItemText().texts(catalog), np.zeros(2)).with_fields(catalog)
+        >>> sorted(pairs.shortened(np.array([0]), 1.0, np.random.default_rng(0)).values())[0] in ("emma", "novel")
+        True
+        """
+        text = text or ItemText()
+        other = copy.copy(self)
+        other.fields, other._separator = text.parts(catalog), text.config.separator
+        return other
+
+    def shortened(self, rows: Rows, share: float, rng: np.random.Generator) -> dict[int, str]:
+        """Return shorter texts for a share of `rows`, by place: some of the fields, at least one, never all."""
+        return fewer_fields(self.fields or [], self._separator, rows, share, rng)
 
     def together(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
         """Return which of `first` and `second` (rows of texts) anyone took together, shape (n_first, n_second)."""
@@ -381,26 +418,32 @@ class TextPairs:
 
     def together_each(self, first: Rows, others: Rows) -> NDArray[np.bool_]:
         """Return which of its own `others` (n, k) each of `first` (n,) was taken together with, shape (n, k)."""
-        n, k = others.shape
-        left = self.readers[np.repeat(first, k)]
-        right = self.readers[np.maximum(others, 0).ravel()]
-        return np.asarray(left.multiply(right).sum(axis=1)).reshape(n, k) > 0
+        return any_shared(self.readers, first, others)
 
-    def strengths_between(self, first: Rows, second: Rows) -> Floats:
+    def strengths_between(self, first: Rows, second: Rows, kind: int | None = None) -> Floats:
         """Return how strongly texts belong together by the words of all people, shape (n_first, n_second), >= 0.
 
         With weight w_u for person u and popularity n_i, damped by the setting ``balance`` b:
-        sum_u w_u [u took i and j] / (n_i n_j)^(b / 2).
+        sum_u w_u [u took i and j] / (n_i n_j)^(b / 2). Given a `kind`, only what speaks about pairs of it counts.
         """
-        return np.asarray((self.readers[first] @ self.readers[second].T).todense(), dtype=np.float32)
+        readers = self.readers if kind is None or self.voices is None else self._of(kind)
+        return np.asarray((readers[first] @ readers[second].T).todense(), dtype=np.float32)
+
+    def _of(self, kind: int) -> sp.csr_matrix:
+        if kind not in self._heard:
+            self._heard[kind] = self.readers[:, np.flatnonzero(self.voices == kind)]
+        return self._heard[kind]
 
     @property
     def fingerprint(self) -> str:
-        """Digest of texts and pairs."""
-        return fingerprint("pairs-1", self.texts, self.anchors, self.positives, self.kinds, self.readers.data)
+        """Digest of everything that training sees of them."""
+        words = [self.readers.data, self.readers.indices, self.readers.indptr]
+        arrays = [self.anchors, self.positives, self.kinds, self.strengths, self.log_popularity, *words]
+        voices = [] if self.voices is None else self.voices.tolist()
+        return fingerprint("pairs-2", self.texts, voices, self.fields, self._separator, *arrays)
 
     def __len__(self) -> int:
         return len(self.anchors)
 
     def __repr__(self) -> str:
-        return f"TextPairs({len(self):,} pair{'s' if len(self) != 1 else ''}, {len(self.texts):,} items)"
+        return f"TextPairs({len(self):,} pair{'s' if len(self) != 1 else ''}, {len(self.texts):,} texts)"

@@ -15,6 +15,7 @@ from llm_tail.embedding.text import ItemText
 from llm_tail.errors import DataError
 
 SECONDS_A_DAY = 86_400.0
+_PART_WORDS = 4 << 20  # of people, held at once while pairs of texts are compared
 Floats = NDArray[np.float32]
 
 
@@ -41,13 +42,18 @@ class Known:
         self.counts = np.bincount(events.item_rows, minlength=n)  # (n_items,)
         share = np.maximum(self.counts, 1) / max(self.counts.sum(), 1)
         self.log_popularity = np.log(share).astype(np.float32)
-        people, place = np.unique(events.user_rows, return_inverse=True)
+        self._people, place = np.unique(events.user_rows, return_inverse=True)
+        people = self._people
         own = np.bincount(place, minlength=len(people))
         word = np.sqrt(1.0 / np.maximum(own - 1, 1))[place] * self.counts[events.item_rows] ** (-balance / 2)
         shape = (n, max(len(people), 1))
         self.readers = sp.csr_matrix((word.astype(np.float32), (events.item_rows, place)), shape=shape)
         self._taken = sp.csr_matrix((np.ones(len(place), np.float32), (events.item_rows, place)), shape=shape)
         self.provenance = {"n_events": len(train), "n_users": len(people), "train": train.fingerprint()}
+
+    def column_of(self, user_rows: Rows) -> Rows:
+        """Return the columns of `readers` that stand for people."""
+        return np.searchsorted(self._people, user_rows)
 
     def together_share(self, first: Rows, second: Rows) -> Floats:
         """Return how many took both, over the root of how many took each, shape (n_pairs,), in [0, 1]."""
@@ -61,6 +67,68 @@ def one_each(anchors: Rows, positives: Rows, n_texts: int) -> sp.csr_matrix:
     n = len(anchors)
     rows, people = np.concatenate([anchors, positives]), np.tile(np.arange(n), 2)
     return sp.csr_matrix((np.ones(2 * n, np.float32), (rows, people)), shape=(n_texts, n))
+
+
+def words_of(item_rows: Rows, groups: Rows, n_texts: int) -> sp.csr_matrix:
+    """Return who holds which value, as if it were a person: the word of one that n items hold weighs 1 / (n - 1)."""
+    held, place, n = np.unique(groups, return_inverse=True, return_counts=True)
+    word = np.sqrt(1.0 / np.maximum(n - 1, 1))[place].astype(np.float32)
+    return sp.csr_matrix((word, (item_rows, place)), shape=(n_texts, len(held)))
+
+
+def histories(known: Known, length: int, n_most: int, rng: np.random.Generator) -> tuple[list[str], Rows, Rows]:
+    """Return the texts of what people took last, latest first, and who they are and the item that each took next."""
+    order = known.usable.order()
+    users, items = known.usable.user_rows[order], known.usable.item_rows[order]
+    ends = np.flatnonzero(np.r_[False, users[1:] == users[:-1]][: len(users)])  # events that have one before them
+    chosen = rng.permutation(ends)[:n_most]
+    starts = np.searchsorted(users, users[chosen])
+    texts = [
+        " | ".join(known.texts[i] for i in items[max(start, end - length) : end][::-1])
+        for start, end in zip(starts, chosen, strict=True)
+    ]
+    return texts, known.column_of(users[chosen]), items[chosen]
+
+
+def fewer_fields(
+    fields: Sequence[tuple[str, ...]], separator: str, rows: Rows, share: float, rng: np.random.Generator
+) -> dict[int, str]:
+    """Return texts of some of the fields, at least one and never all, for a `share` of `rows`; by place."""
+    found = {}
+    for place in np.flatnonzero(rng.random(len(rows)) < share):
+        own = fields[rows[place]] if rows[place] < len(fields) else ()
+        if len(own) > 1:  # the bits of a number say which fields stay
+            bits = int(rng.integers(1, 2 ** len(own) - 1))
+            found[int(place)] = separator.join(part for i, part in enumerate(own) if bits >> i & 1)
+    return found
+
+
+def any_shared(readers: sp.csr_matrix, first: Rows, others: Rows) -> NDArray[np.bool_]:
+    """Return which of its own `others` (n, k) each of `first` (n,) shares a reader with; False at rows below 0."""
+    n, k = others.shape
+    found = np.zeros((n, k), dtype=bool)
+    # A text that many took is a long row, and comes k times: parts of bounded memory.
+    part_of = np.cumsum((np.diff(readers.indptr)[first].astype(np.int64) + 1) * k) // _PART_WORDS
+    for part in np.split(np.arange(n), np.flatnonzero(np.diff(part_of)) + 1) if n else []:
+        left, right = readers[np.repeat(first[part], k)], readers[np.maximum(others[part], 0).ravel()]
+        found[part] = np.asarray(left.multiply(right).sum(axis=1)).reshape(-1, k) > 0
+    return found & (others >= 0)
+
+
+def shifted(rows: Rows, n_items: int, by: int) -> Rows:
+    """Return rows of items as they are, and those behind them moved on."""
+    return np.where(rows < n_items, rows, rows + by).astype(np.int64)
+
+
+def side_by_side(readers: Sequence[sp.csr_matrix], n_items: int, shifts: Rows) -> sp.csr_matrix:
+    """Return one matrix of all columns: item rows are shared, what stands behind them is moved on by `shifts`."""
+    parts = [matrix.tocoo() for matrix in readers]
+    rows = [shifted(part.row.astype(np.int64), n_items, by) for part, by in zip(parts, shifts[:-1], strict=True)]
+    offsets = np.cumsum([0, *(part.shape[1] for part in parts)])
+    columns = [part.col.astype(np.int64) + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
+    values = np.concatenate([part.data for part in parts])
+    shape = (n_items + int(shifts[-1]), int(offsets[-1]))
+    return sp.csr_matrix((values, (np.concatenate(rows), np.concatenate(columns))), shape=shape)
 
 
 def check_no_leak(train: Interactions, held_out: Interactions) -> None:

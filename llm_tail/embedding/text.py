@@ -53,6 +53,16 @@ class ItemText:
         -----
         Lists become their elements joined by ", ", runs of white space one space. About 2 microseconds a field.
         """
+        return [self._join(parts) for parts in self.parts(catalog)]
+
+    def parts(self, catalog: Catalog | pa.Table) -> list[tuple[str, ...]]:
+        """Return the fields of each row that hold a word, in order; `texts` joins them and cuts what is too long.
+
+        Raises
+        ------
+        DataError
+            As `texts` does.
+        """
         table = catalog.table if isinstance(catalog, Catalog) else catalog
         for name in self.config.fields:
             if name not in table.column_names:
@@ -60,7 +70,7 @@ class ItemText:
                 hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(table.column_names)}"
                 raise DataError(f"[text.fields] names {name!r}, and the catalogue has no such column; {hint}")
         columns = [[_words(value) for value in table[name].to_pylist()] for name in self.config.fields]
-        return [self._join(parts) for parts in zip(*columns, strict=True)]
+        return [tuple(filter(None, parts)) for parts in zip(*columns, strict=True)]
 
     def of(self, item: Item) -> str:
         """Return the text of one item; a field that it does not have counts as empty."""

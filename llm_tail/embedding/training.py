@@ -8,8 +8,11 @@ learn what one would have learned, from the same batch with the same negatives.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +25,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from llm_tail.artifacts import write_json
+from llm_tail.artifacts import disk_errors, write_json
 from llm_tail.config import LoraConfig
 from llm_tail.data.ids import Rows
-from llm_tail.embedding.batching import BatchPlan, BatchPlanner
+from llm_tail.embedding.batching import BatchPlanner
 from llm_tail.embedding.encoder import Encoder, batches
 from llm_tail.embedding.losses import Loss, make_loss
+from llm_tail.errors import DataError
 from llm_tail.progress import Bar
 
 PART_TOKENS = 2048  # padded tokens that go through the model at once; a fifth faster than the whole batch on a CPU
-WEIGHTS, COMPLETE, BEST = "tuned.safetensors", "complete.json", "best"
+WEIGHTS, BEST, COMPLETE = "tuned.safetensors", "best.safetensors", "complete.json"
 Validate = Callable[[Encoder], Mapping[str, float]]
 
 
@@ -91,15 +95,20 @@ class PairTrainer(Trainer):  # type: ignore[misc]
         Learning rate, loss, logging and so on.
     folder : Path
         Where checkpoints go.
+    seed : int
+        Seeds the dropout of each step.
+    keep : bool
+        Whether there are checkpoints.
     validate : callable, optional
         Measures the encoder; the mean of its values is what early stopping goes by, higher is better.
     """
 
     def __init__(
-        self, encoder: Encoder, planner: BatchPlanner, config: LoraConfig, folder: Path | None, seed: int,
-        validate: Validate | None = None,
+        self, encoder: Encoder, planner: BatchPlanner, config: LoraConfig, folder: Path, seed: int, *,
+        keep: bool = True, validate: Validate | None = None,
     ) -> None:  # fmt: skip
         self.encoder, self.planner, self.lora, self.validate_with = encoder, planner, config, validate
+        self.seed = seed
         self.pair_loss: Loss = make_loss(config)
         learning = [p for p in encoder.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=config.learning_rate, weight_decay=0.01)
@@ -107,7 +116,7 @@ class PairTrainer(Trainer):  # type: ignore[misc]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, n, config.warmup_share))
         super().__init__(
             model=encoder.model,
-            args=_arguments(encoder, planner, config, folder, seed),
+            args=_arguments(encoder, planner, config, folder, seed, keep=keep),
             train_dataset=planner,
             data_collator=_only,
             optimizers=(optimizer, schedule),
@@ -117,41 +126,60 @@ class PairTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)  # a library does not print
         self.add_callback(self.watch)
 
-    def get_train_dataloader(self) -> DataLoader[BatchPlan]:
-        """Return the plans in order; not cut up between processes, since each works on its share of every batch."""
-        return DataLoader(self.planner, batch_size=1, collate_fn=_only)  # type: ignore[arg-type]
+    def get_train_dataloader(self) -> DataLoader[dict[str, int]]:
+        """Return the steps in order; not cut up between processes, since each works on its share of every batch."""
+        return DataLoader(self.planner, batch_size=1, collate_fn=_only)
 
-    def training_step(self, model: Any, inputs: dict[str, BatchPlan], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(self, model: Any, inputs: dict[str, int], num_items_in_batch: Any = None) -> Tensor:
         """Go forward and backward through one batch; in parts with cached gradients where it is large."""
-        plan = inputs["plan"]
-        step = self.state.global_step
+        step = inputs["step"]
         self.planner.renew(step, self.encoder)
+        plan = self.planner.plan(step)
+        learning_mode(self.encoder)  # validation and mining have switched it off
         accelerator: Any = self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
         mine = np.arange(len(plan.texts))[rank::world]  # places of the texts that this process encodes
+        if world > len(plan.texts):
+            raise DataError(f"{world} processes share a batch of {len(plan.texts)} texts; start fewer, or bring more")
         tokens = self.planner.tokens(plan, step)
         parts = [mine[part] for part in batches(np.array([len(tokens[i]) for i in mine]), PART_TOKENS)]
         cached = self._cached(sum(len(t) for t in tokens))
-        embed = [lambda part=part: self.encoder.forward([tokens[i] for i in part], model) for part in parts]
         with torch.no_grad() if cached else contextlib.nullcontext():
-            own = torch.cat([f() for f in embed])  # (n_mine, dim)
+            own = torch.cat([self._embed(model, tokens, part, step) for part in parts])  # (n_mine, dim)
         leaf = own.detach().requires_grad_() if cached else own
         vectors = self._shared(leaf, np.concatenate(parts), len(plan.texts))
         loss = self.pair_loss(self.planner.batch(plan, vectors))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise BrokenLoss(value, step + 1, len(self.planner))
+        self._check("loss", float(loss.detach()), step)
         # Each process holds the gradient through its own texts only, and they are averaged: hence the factor.
         if cached:
             (gradient,) = torch.autograd.grad(loss * world, [leaf])
-            of_parts = torch.split(gradient, [len(part) for part in parts])
-            for place, (f, gradient) in enumerate(zip(embed, of_parts, strict=True)):
-                last = place == len(parts) - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                    accelerator.backward((f() * gradient).sum())
+            for part, pull in zip(parts, torch.split(gradient, [len(part) for part in parts]), strict=True):
+                with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(model):
+                    accelerator.backward((self._embed(model, tokens, part, step) * pull).sum())
         else:
             accelerator.backward(loss * world)
+        pulls = [p.grad for p in self.encoder.model.parameters() if p.grad is not None]
+        self._check("gradient", float(torch.stack(torch._foreach_norm(pulls)).sum()), step)
         return loss.detach()
+
+    def _embed(self, model: Any, tokens: list[list[int]], part: Rows, step: int) -> Tensor:
+        with self._dropout_of(step, int(part[0])):
+            return self.encoder.forward([tokens[i] for i in part], model)
+
+    @contextlib.contextmanager
+    def _dropout_of(self, *numbers: int) -> Iterator[None]:
+        """Draw the same dropout each time these numbers come: the second pass of cached gradients, a restart."""
+        if not self.lora.dropout:
+            yield
+            return
+        device = self.encoder.model.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, *numbers]).generate_state(1)[0]))
+            yield
+
+    def _check(self, what: str, value: float, step: int) -> None:
+        if not math.isfinite(value):
+            raise BrokenLoss(what, value, step + 1, len(self.planner))
 
     def _cached(self, n_tokens: int) -> bool:
         return self.lora.hold_tokens < n_tokens
@@ -173,19 +201,34 @@ class PairTrainer(Trainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(learned(self.encoder), folder / WEIGHTS)
+        (folder / COMPLETE).unlink(missing_ok=True)  # of an older draft of this checkpoint
+        with disk_errors(folder):
+            save_file(learned(self.encoder), folder / WEIGHTS)
+            if self.best_weights:
+                save_file(self.best_weights, folder / BEST)
         self.planner.save(folder)
 
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except RuntimeError as error:  # what torch says where a file cannot be written, as on a full disk
+            folder = str(self.args.output_dir)
+            number = errno.ENOSPC if shutil.disk_usage(folder).free < 1 << 20 else errno.EIO
+            raise OSError(number, os.strerror(number), folder) from error
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        restore(self.encoder, load_file(Path(resume_from_checkpoint) / WEIGHTS))
-        self.planner.load(Path(resume_from_checkpoint))
+        folder = Path(resume_from_checkpoint)
+        restore(self.encoder, load_file(folder / WEIGHTS))
+        if (folder / BEST).exists():
+            self.best_weights = load_file(folder / BEST)
+        self.planner.load(folder)
 
 
 class BrokenLoss(Exception):
-    """The loss is no number any more; caught by `finetune`, which keeps the best weights or says what to do."""
+    """Something is no number any more; caught by `finetune`, which keeps the best weights or says what to do."""
 
-    def __init__(self, value: float, step: int, n_steps: int) -> None:
-        super().__init__(f"the loss became {value} at step {step} of {n_steps}")
+    def __init__(self, what: str, value: float, step: int, n_steps: int) -> None:
+        super().__init__(f"the {what} became {value} at step {step} of {n_steps}")
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -198,11 +241,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.best, self.best_step, self.stale = -math.inf, 0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.__enter__()
         self.bar.advance(state.global_step)
         for entry in state.log_history:  # what was measured before a restart
             if "validation" in entry:
                 self._compare(entry["validation"], entry["step"])
+        control.should_training_stop = self._enough()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.advance()
@@ -214,10 +257,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         measured = dict(trainer.validate_with(trainer.encoder))
         score = float(np.mean(list(measured.values())))
         trainer.log({"validation": score, **{f"validation_{name}": value for name, value in measured.items()}})
-        if self._compare(score, state.global_step) and trainer.is_world_process_zero():
-            keep_best(trainer, state.global_step)
-        if self.stale >= trainer.lora.patience:
-            control.should_training_stop = True
+        if self._compare(score, state.global_step):
+            trainer.best_weights = {name: tensor.clone() for name, tensor in learned(trainer.encoder).items()}
+        control.should_training_stop |= self._enough()
+
+    def _enough(self) -> bool:
+        return self.stale >= self.trainer.lora.patience
 
     def _compare(self, score: float, step: int) -> bool:
         better = score > self.best
@@ -231,24 +276,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self.bar.advance(0, note=f"loss {logs['loss']:.3f}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.accelerator.wait_for_everyone()  # each process writes its random state there
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != COMPLETE}
             write_json(folder / COMPLETE, sizes)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.__exit__(None, None, None)
-
-
-def keep_best(trainer: PairTrainer, step: int) -> None:
-    """Put the weights of the best validation aside, in memory and, where there is a folder, on disk."""
-    trainer.best_weights = {name: tensor.clone() for name, tensor in learned(trainer.encoder).items()}
-    if trainer.args.save_strategy != "no":
-        folder = Path(trainer.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f"{BEST}.draft"
-        save_file(trainer.best_weights, draft)
-        draft.replace(folder / f"{BEST}-{step}.safetensors")
 
 
 def learned(encoder: Encoder) -> dict[str, Tensor]:
@@ -298,8 +330,8 @@ def rate(step: int, n_steps: int, warmup_share: float) -> float:
 def training_mode(encoder: Encoder) -> Iterator[None]:
     """Set the model up for training, and back afterwards.
 
-    The frozen part stays as it is in use: its own dropout would only blur the teacher. On a processor attention is
-    computed step by step: backward through the fused one takes ten times as long as forward (torch 2.13), 40 % of all.
+    On a processor attention is computed step by step: backward through the fused one takes ten times as long as forward
+    (torch 2.13), 40 % of all.
     """
     body = encoder.model[0].model
     holder = body.get_base_model() if hasattr(body, "get_base_model") else body
@@ -307,8 +339,6 @@ def training_mode(encoder: Encoder) -> Iterator[None]:
     plain = encoder.model.device.type == "cpu" and fused == "sdpa"
     if plain:
         holder.set_attn_implementation("eager")
-    for name, module in encoder.model.named_modules():
-        module.training = "lora_dropout" in name
     try:
         yield
     finally:
@@ -317,22 +347,28 @@ def training_mode(encoder: Encoder) -> Iterator[None]:
             holder.set_attn_implementation(fused)
 
 
+def learning_mode(encoder: Encoder) -> None:
+    """Switch on the dropout of the update alone: that of the frozen part would only blur the teacher."""
+    for name, module in encoder.model.named_modules():
+        module.training = "lora_dropout" in name
+
+
 def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
     return items[0]
 
 
 def _arguments(
-    encoder: Encoder, planner: BatchPlanner, config: LoraConfig, folder: Path | None, seed: int
+    encoder: Encoder, planner: BatchPlanner, config: LoraConfig, folder: Path, seed: int, *, keep: bool
 ) -> TrainingArguments:
     n_steps = len(planner)
-    return TrainingArguments(
-        output_dir=str(folder) if folder else "unused",
+    arguments = TrainingArguments(
+        output_dir=str(folder),
         max_steps=n_steps,
-        per_device_train_batch_size=1,  # a plan is a batch
+        per_device_train_batch_size=1,  # a step is a batch
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to=[tool for tool in config.log_to if tool != "jsonl"] or "none",
-        save_strategy="steps" if folder else "no",
+        save_strategy="steps" if keep and config.checkpoints else "no",
         save_steps=max(1, math.ceil(n_steps / (config.checkpoints + 1))),
         save_total_limit=2,
         max_grad_norm=1.0,
@@ -341,5 +377,8 @@ def _arguments(
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_broadcast_buffers=False,  # processes may go through different numbers of parts
         ddp_find_unused_parameters=config.kind == "full",
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one device; several by `accelerate launch`
+    return arguments
