@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llm_tail.workspace.adapters import AdapterInfo
     from llm_tail.workspace.guard import Verdict
     from llm_tail.workspace.record import StageResult
+    from llm_tail.workspace.search import Sweep
 
 KINDS = ("categories", "category", "genres", "genre", "subjects", "brand", "author", "authors")
 SHORT_ID = 14  # characters that always find room
@@ -163,6 +164,31 @@ def adapters_table(adapters: Iterable[AdapterInfo]) -> Table:
             Text(info.base.rpartition("/")[2]),
         )
     table.caption, table.caption_justify = "* the run's last one", "left"
+    return table
+
+
+def sweep_table(sweep: Sweep, n_most: int = 10) -> Table:
+    """Return the best trials of a search: settings, NDCG@20 of each column, and the encoder as it is below them."""
+    from llm_tail.evaluation.report import short
+
+    names = {"learning_rate": "rate", "popularity_correction": "logQ", "temperature": "temp.", "n_pairs": "pairs"}
+    shown = [name for name in (sweep.tried[0].settings if sweep.tried else {}) if name != "alpha"]
+    table = _table("NDCG@20 of the texts alone, on a sample of validation", first="trial")
+    table.padding = (0, 1, 0, 0)  # a dozen columns have to stand beside each other
+    for name in [*(names.get(name, name) for name in shown), "update", *sweep.base, "mean"]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in sweep.tried[:n_most]:
+        settings = [f"{one.settings[name]:,}" for name in shown]
+        values = [*(short(one.ndcg[segment]) for segment in sweep.base), short(one.mean)]
+        style = "bold green" if one is sweep.best else ""
+        table.add_row(str(one.number), *settings, f"{100 * one.strength:g}%", *values, style=style)
+    values = [*(short(value) for value in sweep.base.values()), short(sweep.base_mean)]
+    table.add_row("base", *[""] * len(shown), "", *values, style="dim")
+    table.caption = (
+        f"trial 0 has the settings of the run; {len(sweep.tried)} went to their end, {sweep.n_pruned} were broken off "
+        f"because they lagged behind, {sweep.n_failed} failed"
+    )
+    table.caption_justify = "left"
     return table
 
 

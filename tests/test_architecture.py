@@ -33,6 +33,7 @@ OWNERS = {
     "networkx": {"neighbors/graph.py"},
     "sklearn": {"recommenders"},
     "implicit": {"recommenders"},
+    "optuna": {"workspace/search.py"},
     "typer": {"cli"},
 }
 

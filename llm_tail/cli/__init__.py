@@ -7,7 +7,20 @@ from __future__ import annotations
 
 import typer
 
-from llm_tail.cli import adapters, config, demo, evaluate, explain, explore, recommend, related, run, similar, stages
+from llm_tail.cli import (
+    adapters,
+    config,
+    demo,
+    evaluate,
+    explain,
+    explore,
+    recommend,
+    related,
+    run,
+    similar,
+    stages,
+    sweep,
+)
 from llm_tail.cli.common import Verbs, settings_help
 
 app = typer.Typer(
@@ -30,6 +43,7 @@ app.command("config", rich_help_panel=_WAY)(config.config)
 for _stage in stages.VERBS:
     app.command(_stage.name, rich_help_panel=_STAGE, epilog=settings_help(*_stage.tables))(stages.verb(_stage))
 app.command("evaluate", rich_help_panel=_STAGE, epilog=settings_help("evaluation"))(evaluate.evaluate)
+app.command("sweep", rich_help_panel=_STAGE)(sweep.sweep)
 app.command("adapters", rich_help_panel=_TUNED)(adapters.adapters)
 app.command("compare", rich_help_panel=_TUNED)(adapters.compare)
 app.command("export", rich_help_panel=_TUNED)(adapters.export)

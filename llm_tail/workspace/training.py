@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llm_tail.config import RunConfig
+from llm_tail.config import LoraConfig, RunConfig
 from llm_tail.data.interactions import Interactions
 from llm_tail.errors import ConfigError, DataError
 
@@ -34,7 +34,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
     return {**config.lora.model_dump(exclude={"enabled", "checkpoints", "log_to"}), **ties}
 
 
-def make_pairs(workspace: Workspace, split: Split) -> tuple[TextPairs, list[str]]:
+def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = None) -> tuple[TextPairs, list[str]]:
     """Draw the pairs of every kind that ``[lora] pairs`` names.
 
     Parameters
@@ -43,6 +43,8 @@ def make_pairs(workspace: Workspace, split: Split) -> tuple[TextPairs, list[str]
         Knows the catalogue, its texts and the settings.
     split : Split
         Pairs come from its training part; that no event of validation or test is in there is checked.
+    lora : LoraConfig, optional
+        Other settings than those of the run.
 
     Returns
     -------
@@ -59,13 +61,14 @@ def make_pairs(workspace: Workspace, split: Split) -> tuple[TextPairs, list[str]
     from llm_tail.embedding.pairs import TextPairs
     from llm_tail.embedding.sampling import check_no_leak
 
+    config = workspace.config if lora is None else workspace.config.replace(lora=lora.model_dump())
     held_out = held_out_of(workspace, split)
     check_no_leak(split.train, held_out)  # here too: a leak is no kind of pairs that may be left out
     parts: list[TextPairs] = []
     missing: list[tuple[str, DataError | ConfigError]] = []
-    for kind in dict.fromkeys(workspace.config.lora.pairs):
+    for kind in dict.fromkeys(config.lora.pairs):
         try:
-            parts.append(_makers(workspace, split, held_out)[kind]())
+            parts.append(_makers(workspace, config, split, held_out)[kind]())
         except (DataError, ConfigError) as error:
             missing.append((kind, error))
     if not parts:
@@ -83,7 +86,9 @@ def held_out_of(workspace: Workspace, split: Split) -> Interactions:
     return Interactions(split.users, split.items, users, items)
 
 
-def watch_ranking(split: Split, texts: Sequence[str], max_tokens: int, *, seed: int = 0) -> Callable[[Any], Any]:
+def watch_ranking(
+    split: Split, texts: Sequence[str], max_tokens: int, *, seed: int = 0
+) -> Callable[[Encoder], dict[str, float]]:
     """Return what measures an encoder on the way: NDCG@20 of ranking by the texts alone, on validation.
 
     Cheap but fair: the same at most 2,000 people each time, all items of catalogues up to 20,000 (of larger ones what
@@ -139,11 +144,13 @@ def _cut(encoder: Encoder, max_tokens: int) -> Encoder:
     )
 
 
-def _makers(workspace: Workspace, split: Split, held_out: Interactions) -> dict[str, Callable[[], TextPairs]]:
+def _makers(
+    workspace: Workspace, config: RunConfig, split: Split, held_out: Interactions
+) -> dict[str, Callable[[], TextPairs]]:
     """Return how pairs of each kind are made."""
     from llm_tail.embedding.pairs import TextPairs
 
-    config, catalog, text = workspace.config, workspace.catalog, workspace.item_text
+    catalog, text = workspace.catalog, workspace.item_text
     lora, seed, n = config.lora, config.seed, config.lora.n_pairs
 
     def of_attributes() -> TextPairs:
