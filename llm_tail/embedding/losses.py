@@ -130,7 +130,7 @@ class MultipleNegatives:
     """
 
     temperature: float = 0.05
-    _model: SentenceTransformer = field(default_factory=lambda: SentenceTransformer(modules=[]), repr=False)
+    _model: SentenceTransformer = field(default_factory=lambda: _no_model(), repr=False)
 
     def __call__(self, batch: PairBatch) -> Tensor:
         """Return the loss, a scalar."""
@@ -158,7 +158,7 @@ class SquaredError:
     """
 
     temperature: float = 0.05
-    _model: SentenceTransformer = field(default_factory=lambda: SentenceTransformer(modules=[]), repr=False)
+    _model: SentenceTransformer = field(default_factory=lambda: _no_model(), repr=False)
 
     def __call__(self, batch: PairBatch) -> Tensor:
         """Return the loss, a scalar."""
@@ -225,6 +225,11 @@ def adversarial(loss: Loss, size: float) -> Loss:
         return (plain + loss(moved)) / 2
 
     return hardened
+
+
+def _no_model() -> SentenceTransformer:
+    """Return what the losses of the library ask for and, given vectors, never call."""
+    return SentenceTransformer(modules=[torch.nn.Identity()], device="cpu")
 
 
 def _cut(vectors: Tensor, dim: int) -> Tensor:

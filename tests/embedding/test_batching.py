@@ -1,0 +1,170 @@
+import numpy as np
+import torch
+
+from llm_tail.data.catalog import Catalog
+from llm_tail.embedding.batching import BatchPlanner, _thinned
+from llm_tail.embedding.pairs import TextPairs
+from tests.embedding.test_finetune import KITCHEN, SEA, SMALL, TEXTS, make_pairs
+
+WORDY = ["the whale sea ship captain hunts novel book", "iron kitchen pan fries egg cook steel of a"]
+
+
+def planner(decoder, pairs=None, *, seed=0, **more):
+    return BatchPlanner(pairs or make_pairs(40), decoder, SMALL.replace(centre=False, **more), seed)
+
+
+def test_every_pair_once_an_epoch_in_batches_of_one_kind(decoder):
+    kinds = np.repeat(np.array([0, 1, 3], np.int8), [20, 17, 1])
+    made = make_pairs(38)
+    pairs = TextPairs(made.anchors, made.positives, TEXTS, made.log_popularity, kinds=kinds)
+    plans = planner(decoder, pairs, epochs=3)
+    seen = np.concatenate(plans.batches)
+    assert len(plans) == 3 * (2 + 2) and {len(batch) for batch in plans.batches} == {8}
+    assert all(len(set(kinds[batch])) == 1 for batch in plans.batches)
+    per_epoch = seen.reshape(3, -1)
+    assert all(len(set(epoch)) == len(epoch) for epoch in per_epoch)
+    assert 37 not in seen  # a pair alone of its kind has nothing to be told apart from
+    other = planner(decoder, pairs, epochs=3, seed=1)
+    assert not np.array_equal(seen, np.concatenate(other.batches))
+
+
+def test_a_plan_names_each_text_once(decoder):
+    plans = planner(decoder)
+    for step in range(len(plans)):
+        plan = plans.plan(step)
+        assert plans[step] == {"step": step}
+        np.testing.assert_array_equal(plan.texts[plan.anchors], plans.pairs.anchors[plan.pairs])
+        np.testing.assert_array_equal(plan.texts[plan.positives], plans.pairs.positives[plan.pairs])
+        assert (np.diff(plan.texts) > 0).all() and not len(plan.negatives)
+
+
+def batch_of(plans, step=0):
+    plan = plans.plan(step)
+    vectors = torch.from_numpy(plans.base.encode([plans.pairs.texts[row] for row in plan.texts]))
+    return plan, plans.batch(plan, vectors)
+
+
+def sides(plans, plan):
+    return plans.pairs.anchors[plan.pairs], plans.pairs.positives[plan.pairs]
+
+
+def test_masks(decoder):
+    plans = planner(decoder, soft_labels=0.0, false_negatives="none")
+    plan, batch = batch_of(plans)
+    anchors, positives = sides(plans, plan)
+    expected = (anchors[:, None] == positives) | (positives[:, None] == positives)
+    np.fill_diagonal(expected, False)
+    np.testing.assert_array_equal(batch.masked.numpy(), expected)
+    assert batch.targets is None and batch.negatives is None
+    together = planner(decoder, soft_labels=0.0, false_negatives="together")
+    plan, batch = batch_of(together)
+    expected |= together.pairs.together(anchors, positives)
+    np.fill_diagonal(expected, False)
+    np.testing.assert_array_equal(batch.masked.numpy(), expected)
+    # soft labels say what each candidate is: the anchor alone is out
+    soft = planner(decoder, soft_labels=1.0, false_negatives="none")
+    _, batch = batch_of(soft)
+    np.testing.assert_array_equal(batch.masked.numpy(), anchors[:, None] == positives)
+    np.testing.assert_allclose(batch.targets, soft.pairs.strengths_between(anchors, positives))
+    assert (batch.targets.diagonal() > 0).all()
+
+
+def test_other_losses_do_not_hear_soft_labels(decoder):
+    hard = batch_of(planner(decoder, soft_labels=0.0, false_negatives="none"))[1]
+    for loss in ("squared-error", "multiple-negatives"):
+        batch = batch_of(planner(decoder, loss=loss, soft_labels=1.0, false_negatives="none"))[1]
+        assert batch.targets is None and torch.equal(batch.masked, hard.masked)
+
+
+def test_nearer_than_the_positive_by_the_base_is_no_negative(decoder):
+    plans = planner(decoder, soft_labels=1.0, false_negatives="similar")
+    plan, batch = batch_of(plans)
+    anchors, positives = sides(plans, plan)
+    vectors = decoder.encode(TEXTS)
+    near = vectors[anchors] @ vectors[positives].T
+    clear = np.abs(near - near.diagonal()[:, None]) > 2e-3  # the guide is in half precision
+    expected = (near > near.diagonal()[:, None]) | (anchors[:, None] == positives)
+    np.fill_diagonal(expected, False)
+    np.testing.assert_array_equal(batch.masked.numpy()[clear], expected[clear])
+
+
+def test_hard_negatives_stand_in_the_plan_and_are_made_anew_half_way(decoder):
+    plans = planner(decoder, hard_negatives=2, negative_ranks=(1, 8), negative_margin=2.0)
+    plan, batch = batch_of(plans)
+    wanted = np.unique(plans.negatives[plan.pairs])
+    np.testing.assert_array_equal(plan.texts[plan.negatives], wanted[wanted >= 0])
+    assert len(batch.negatives) == len(plan.negatives) == batch.masked_negatives.shape[1] > 0
+    anchors, positives = sides(plans, plan)
+    hard = plan.texts[plan.negatives]
+    assert batch.masked_negatives.numpy()[anchors[:, None] == hard].all()
+    assert batch.masked_negatives.numpy()[positives[:, None] == hard].all()
+    before = plans.negatives
+    for step in (0, 1, 3):
+        plans.renew(step, decoder)
+        assert plans.negatives is before
+    plans.renew(len(plans) // 2, decoder)
+    assert plans.negatives is not before and not np.array_equal(plans.negatives, before)
+
+
+def test_negatives_survive_on_disk(decoder, tmp_path):
+    options = {"hard_negatives": 2, "negative_ranks": (1, 8), "negative_margin": 2.0}
+    first, second = (planner(decoder, seed=seed, **options) for seed in (0, 1))
+    first.save(tmp_path)
+    second.load(tmp_path)
+    np.testing.assert_array_equal(first.negatives, second.negatives)
+    plain = planner(decoder)
+    plain.save(tmp_path / "nowhere")  # there is nothing to write
+    plain.load(tmp_path / "nowhere")
+
+
+# ---- augmentation
+
+
+def wordy_pairs():
+    return TextPairs([0, 1], [1, 0], WORDY, np.zeros(2))
+
+
+def test_word_dropout_keeps_the_first_and_the_last_token():
+    rng = np.random.default_rng(0)
+    kept = [_thinned(list(range(50)), 0.5, rng) for _ in range(20)]
+    assert all(text[0] == 0 and text[-1] == 49 and text == sorted(text) for text in kept)
+    assert 0.4 < np.mean([len(text) for text in kept]) / 50 < 0.6
+    assert _thinned([7], 0.9, rng) == [7] and _thinned([7, 8], 0.9, rng) == [7, 8] and _thinned([], 0.9, rng) == []
+
+
+def test_word_dropout_depends_on_seed_and_step_alone(decoder):
+    whole = planner(decoder, wordy_pairs(), batch_size=2)
+    plans = planner(decoder, wordy_pairs(), batch_size=2, word_dropout=0.5)
+    plan = plans.plan(0)
+    again = planner(decoder, wordy_pairs(), batch_size=2, word_dropout=0.5)
+    assert plans.tokens(plan, 3) == again.tokens(plan, 3)
+    assert plans.tokens(plan, 3) != plans.tokens(plan, 4)
+    for thin, full in zip(plans.tokens(plan, 3), whole.tokens(plan, 3), strict=True):
+        assert len(thin) < len(full) and thin[0] == full[0] and thin[-1] == full[-1]
+
+
+def test_texts_are_cut_for_training(decoder):
+    plans = planner(decoder, wordy_pairs(), max_tokens=8)
+    assert {len(text) for text in plans.tokens(plans.plan(0), 0)} == {8}
+
+
+def test_field_dropout_shows_some_fields_of_a_share_of_the_texts(decoder):
+    items = [
+        {"item_id": str(i), "title": a, "description": b} for i, (a, b) in enumerate(zip(SEA, KITCHEN, strict=True))
+    ]
+    catalog = Catalog.from_items([*items, {"item_id": "4", "title": "egg"}])
+    texts = [*(f"{a}. {b}" for a, b in zip(SEA, KITCHEN, strict=True)), "egg"]
+    pairs = TextPairs([0, 2, 4], [1, 3, 0], texts, np.zeros(5)).with_fields(catalog)
+    plans = planner(decoder, pairs, field_dropout=1.0)
+    plan = plans.plan(0)
+    parts = {tuple(t) for t in decoder.tokenize([*SEA, *KITCHEN, "egg"])}
+    seen = set()
+    for step in range(10):
+        tokens = plans.tokens(plan, step)
+        assert {tuple(t) for t in tokens} <= parts and tokens == plans.tokens(plan, step)
+        seen |= {tuple(t) for t in tokens}
+    assert seen == parts  # the title alone, and the description alone; a text of one field stays
+    half = planner(decoder, pairs, field_dropout=0.5)
+    whole = decoder.tokenize(texts[:4])
+    shares = [sum(t in whole for t in half.tokens(plan, step)) / 4 for step in range(40)]
+    assert 0.35 < np.mean(shares) < 0.65
