@@ -171,7 +171,7 @@ class LoraConfig(Settings):
     checkpoints: int = Field(4, ge=0, le=1000, description="How often the state is saved; what a kill can lose.")
     log_to: list[Literal["jsonl", "tensorboard", "wandb"]] = Field(["jsonl"], description="Who is told of each step.")
     strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-        [0.25, 0.5, 0.75, 1.0], min_length=1, description="Shares of the update that are tried on validation beside the base."
+        [0.5, 1.0], min_length=1, description="Shares of the update that are tried on validation beside the base."
     )
     max_forgetting: float = Field(
         0.2, ge=0, le=1, description="Share of the probe's MRR (titles find their own descriptions) that may be lost."
