@@ -106,6 +106,8 @@ def finetune(
         trainer = PairTrainer(encoder, planner, config, place, seed, keep=checkpoints is not None, validate=validate)
         with training_mode(encoder):
             encoder.training = _train(trainer)
+    if encoder.training.note:
+        warnings.warn(encoder.training.note, stacklevel=2)
     encoder.seal_adapter()
     processes = PartialState()
     if processes.is_main_process:
@@ -129,7 +131,6 @@ def _train(trainer: PairTrainer) -> TrainingLog:
                 "[encoder] precision = 'fp32'"
             ) from None
         note = f"{error}; the weights of step {trainer.watch.best_step}, the best until then, are kept"
-        warnings.warn(note, stacklevel=3)
     history = trainer.state.log_history
     steps = [{k: float(e[k]) for k in ("step", "loss", "learning_rate", "grad_norm")} for e in history if "loss" in e]
     if trainer.watch.best_step:

@@ -256,7 +256,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         trainer.encoder.model.eval()
         measured = dict(trainer.validate_with(trainer.encoder))
         score = float(np.mean(list(measured.values())))
+        due = control.should_log
         trainer.log({"validation": score, **{f"validation_{name}": value for name, value in measured.items()}})
+        control.should_log = due  # logging takes itself for done, and the loss of this step is still to come
         if self._compare(score, state.global_step):
             trainer.best_weights = {name: tensor.clone() for name, tensor in learned(trainer.encoder).items()}
         control.should_training_stop |= self._enough()
