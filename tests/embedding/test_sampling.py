@@ -1,0 +1,43 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_tail.data.interactions import Interactions
+from llm_tail.embedding.sampling import draw_pairs, sessions, words_of
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), max_size=80, unique=True), st.integers(1, 30))
+def test_drawn_pairs_are_distinct_and_of_one_group(members, most):
+    groups, items = (np.array([m[i] for m in members], np.int64) for i in (0, 1))
+    first, second, weight = draw_pairs(groups, items, most, np.random.default_rng(0))
+    of = {g: set(items[groups == g].tolist()) for g in set(groups.tolist())}
+    possible = [g for g, own in of.items() if len(own) > 1]
+    assert (first != second).all() and (weight > 0).all()
+    assert all(any({a, b} <= own for own in of.values()) for a, b in zip(first.tolist(), second.tolist(), strict=True))
+    assert len(first) <= sum(min(most, len(of[g]) * (len(of[g]) - 1) // 2) for g in possible)
+    if all(len(own) * (len(own) - 1) // 2 <= most for own in of.values()):  # nothing is left out
+        assert len(first) == sum(len(own) * (len(own) - 1) // 2 for own in of.values())
+        assert weight.sum() == pytest.approx(sum(len(of[g]) for g in possible) / 2)
+
+
+def test_a_huge_group_is_numbered_rightly():
+    n = 100_000  # five billion pairs: the root is rounded
+    first, second, _ = draw_pairs(np.zeros(n, np.int64), np.arange(n), 1000, np.random.default_rng(0))
+    assert len(first) == 1000 and (first > second).all() and first.max() < n and second.min() >= 0
+
+
+def test_sessions_by_eye():
+    days = np.array([0.0, 0.0, 1.0, 3.0])
+    frame = pd.DataFrame({"user_id": list("abaa"), "item_id": list("xxyz"), "timestamp": days * 86_400})
+    numbers = sessions(Interactions.from_frame(frame), 1.0)
+    assert numbers[0] == numbers[2] and len(set(numbers.tolist())) == 3
+
+
+def test_the_word_of_a_value():
+    readers = words_of(np.array([0, 1, 2, 0]), np.array([5, 5, 5, 9]), 4)
+    between = (readers @ readers.T).toarray()
+    np.testing.assert_allclose(between[0], [0.5 + 1, 0.5, 0.5, 0])
+    assert not between[3].any()
