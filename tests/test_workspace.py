@@ -19,6 +19,7 @@ from llm_tail.errors import (
     UnknownIdError,
 )
 from llm_tail.workspace import STAGES, Workspace
+from llm_tail.workspace.adapters import verdict_of
 from llm_tail.workspace.record import RunRecord
 from tests import shop
 
@@ -271,7 +272,7 @@ def test_fine_tuning_sees_training_only_and_is_kept_only_where_it_wins(tmp_path)
     facts = read_manifest(tmp_path / "run" / "encoder")["facts"]
     assert facts["pairs"]["n_events"] == len(workspace.split.train)
     quality = {label: mean(columns.values()) for label, columns in facts["validation_ndcg"].items()}
-    assert set(quality) == {"base", "25%", "50%", "100%"}
+    assert set(quality) == {"base", *(f"{share:.0%}" for share in workspace.config.lora.strengths)}
     assert facts["kept"] == (max(quality.values()) > quality["base"]) == (facts["strength"] > 0)
     assert not facts["kept"] or quality[f"{facts['strength']:.0%}"] == max(quality.values())
     reopened = Workspace.open(tmp_path / "shop.toml", overrides)
@@ -307,6 +308,7 @@ def test_fine_tuning_on_top_of_pre_training(tmp_path):
     config = shop.write(tmp_path)
     workspace = Workspace.open(config, overrides)
     workspace.run(until="finetune")
+    assert verdict_of(workspace).labels[:2] == ("base", "source")
     tuned = Workspace.open(config, overrides).encoder
     assert tuned.base_weights == workspace.base_encoder.base_weights != workspace.source_encoder.base_weights
 
