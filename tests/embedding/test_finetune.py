@@ -141,3 +141,8 @@ def test_half_of_the_update_lies_between_base_and_tuned(decoder, decoder_folder,
     np.testing.assert_allclose(loaded.encode(TEXTS), vectors[1], atol=1e-5)
     with pytest.raises(NotFittedError, match="no adapter"):
         decoder.with_strength(0.5)
+
+
+def test_fields_that_are_not_known_cannot_drop_out(decoder):
+    with pytest.raises(ConfigError, match=r"with_fields\(catalog\)"):
+        finetune(decoder, make_pairs(16), SMALL.replace(field_dropout=0.5))
