@@ -153,6 +153,12 @@ class LoraConfig(Settings):
     soft_labels: float = Field(
         1.0, ge=0, le=1, description="Share of the target given by how often others of the batch were taken together."
     )
+    keep: float = Field(
+        0.3, ge=0, le=100, description="Weight of staying true to the base: texts of a batch keep who is near whom."
+    )
+    others: int = Field(
+        64, ge=0, le=65_536, description="Texts of any items in a batch, touched or not, that only have to stay true."
+    )
     false_negatives: Literal["none", "together", "similar"] = Field(
         "none", description="Left out of the negatives: nothing, what anyone took together, what the base finds nearer."
     )

@@ -73,6 +73,7 @@ class BatchPlanner(Dataset[dict[str, int]]):
         self.pairs, self.base, self.config, self.seed, self.search = pairs, base, config, seed, search
         self.batches = _order(pairs, config, np.random.default_rng(seed))
         self._tokens: dict[int, list[int]] = {}
+        self._base_vectors: dict[int, NDArray[np.float16]] = {}
         self._guide: NDArray[np.float16] | None = None
         self.mean = self._mean() if config.centre else None  # (dim,)
         self.negatives: NDArray[np.int64] | None = None  # (n_pairs, hard_negatives), -1 where there is none
@@ -98,9 +99,17 @@ class BatchPlanner(Dataset[dict[str, int]]):
         if self.negatives is not None:
             hard = np.unique(self.negatives[chosen])
             hard = hard[hard >= 0]
-        texts = np.unique(np.concatenate([anchors, positives, hard]))
+        texts = np.unique(np.concatenate([anchors, positives, hard, self._others(step)]))
         first, second, third = (np.searchsorted(texts, rows) for rows in (anchors, positives, hard))
         return BatchPlan(texts, first, second, third, chosen)
+
+    def _others(self, step: int) -> Rows:
+        """Return rows of texts of any items that only have to stay true to the base."""
+        if not self.config.keep or not self.config.others:
+            return np.empty(0, np.int64)
+        n = len(self.pairs.texts)
+        drawn = np.random.default_rng([self.seed, step, 1]).choice(n, min(self.config.others, n), replace=False)
+        return drawn[[bool(self.pairs.texts[row].strip()) for row in drawn]].astype(np.int64)
 
     def tokens(self, plan: BatchPlan, step: int) -> list[list[int]]:
         """Return the token lists of a batch's texts; words drop out where ``word_dropout`` says so."""
@@ -122,8 +131,10 @@ class BatchPlanner(Dataset[dict[str, int]]):
     def batch(self, plan: BatchPlan, vectors: Tensor) -> PairBatch:
         """Return what the loss sees: vectors by side, masks, popularities, strengths."""
         pairs, device = self.pairs, vectors.device
+        before = self._before(plan.texts).to(device) if self.config.keep else None
         if self.mean is not None:
-            vectors = normalize(vectors - self.mean.to(device), dim=1)
+            vectors = self._centred(vectors)
+            before = None if before is None else self._centred(before)
         rows = [plan.texts[place] for place in (plan.anchors, plan.positives, plan.negatives)]
         anchors, positives, hard = rows
 
@@ -145,7 +156,20 @@ class BatchPlanner(Dataset[dict[str, int]]):
             negative_popularity=popularity[2] if len(hard) else None,
             strengths=put(pairs.strengths[plan.pairs]),
             targets=targets,
+            texts=vectors,
+            before=before,
         )
+
+    def _centred(self, vectors: Tensor) -> Tensor:
+        return vectors if self.mean is None else normalize(vectors - self.mean.to(vectors.device), dim=1)
+
+    def _before(self, rows: Rows) -> Tensor:
+        """Return the vectors that texts had before training, shape (n_texts, dim); each is made once."""
+        new = np.array([row for row in rows if int(row) not in self._base_vectors], np.int64)
+        if len(new):
+            made = self.base.encode([self.pairs.texts[row] for row in new]).astype(np.float16)
+            self._base_vectors.update(zip(new.tolist(), made, strict=True))
+        return torch.from_numpy(np.stack([self._base_vectors[int(row)] for row in rows]).astype(np.float32))
 
     @property
     def _soft(self) -> bool:

@@ -409,7 +409,17 @@ class TextPairs:
         return other
 
     def shortened(self, rows: Rows, share: float, rng: np.random.Generator) -> dict[int, str]:
-        """Return shorter texts for a share of `rows`, by place: some of the fields, at least one, never all."""
+        """Return shorter texts for a share of `rows`, by place: some of the fields, at least one, never all.
+
+        Parameters
+        ----------
+        rows : array of int64, shape (n,)
+            Rows of texts.
+        share : float
+            How many of them lose fields, in [0, 1].
+        rng : numpy.random.Generator
+            Draws both.
+        """
         return fewer_fields(self.fields or [], self._separator, rows, share, rng)
 
     def together(self, first: Rows, second: Rows) -> NDArray[np.bool_]:
@@ -425,6 +435,13 @@ class TextPairs:
 
         With weight w_u for person u and popularity n_i, damped by the setting ``balance`` b:
         sum_u w_u [u took i and j] / (n_i n_j)^(b / 2). Given a `kind`, only what speaks about pairs of it counts.
+
+        Parameters
+        ----------
+        first, second : array of int64, shape (n_first,) and (n_second,)
+            Rows of texts.
+        kind : int, optional
+            A place in `KINDS`.
         """
         readers = self.readers if kind is None or self.voices is None else self._of(kind)
         return np.asarray((readers[first] @ readers[second].T).todense(), dtype=np.float32)

@@ -74,6 +74,8 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
     if not parts:
         raise missing[0][1]
     pairs = parts[0] if len(parts) == 1 else TextPairs.mixed(parts, len(workspace.catalog))
+    if config.lora.field_dropout:
+        pairs = pairs.with_fields(workspace.catalog, workspace.item_text)
     return pairs, [f"no {kind} pairs: {error}" for kind, error in missing]
 
 

@@ -14,7 +14,9 @@ from llm_tail.errors import ConfigError, DataError, NotFittedError, StaleArtifac
 SEA = ["whale sea", "the ship", "captain hunts", "sea novel"]
 KITCHEN = ["iron pan", "egg cook", "kitchen steel", "cook fries"]
 TEXTS = [*SEA, *KITCHEN]
-SMALL = LoraConfig(rank=4, batch_size=8, learning_rate=1e-2, soft_labels=0.0, false_negatives="together")
+SMALL = LoraConfig(
+    rank=4, batch_size=8, learning_rate=1e-2, soft_labels=0.0, false_negatives="together", keep=0.0, temperature=0.05
+)
 
 
 def make_pairs(n=160, seed=0):

@@ -18,6 +18,7 @@ from llm_tail.embedding.losses import (
     adversarial,
     make_loss,
     matryoshka,
+    staying_true,
 )
 
 EYE = torch.eye(2)
@@ -205,5 +206,22 @@ def test_noise_raises_the_loss():
     [("contrastive", Contrastive), ("multiple-negatives", MultipleNegatives), ("squared-error", SquaredError)],
 )
 def test_the_settings_choose_the_loss(name, kind):
-    loss = make_loss(LoraConfig(loss=name, temperature=0.2, matryoshka=[], noise=0.0))
+    loss = make_loss(LoraConfig(loss=name, temperature=0.2, matryoshka=[], noise=0.0, keep=0.0))
     assert isinstance(loss, kind) and loss.temperature == 0.2
+
+
+def test_staying_true_costs_nothing_where_nothing_moved_and_more_the_farther_it_did():
+    generator = torch.Generator().manual_seed(0)
+    before = normalize(torch.randn(6, 4, generator=generator), dim=1)
+    away = normalize(torch.randn(6, 4, generator=generator), dim=1)
+    turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator))
+
+    def cost(now):
+        batch = PairBatch(now[:2], now[2:4], torch.zeros(2, 2, dtype=torch.bool), (torch.zeros(2), torch.zeros(2)))
+        batch = replace(batch, texts=now, before=before)
+        return float(staying_true(lambda _: torch.tensor(1.0), 2.0, 0.1)(batch))
+
+    half = normalize(before + 0.3 * away, dim=1)
+    assert cost(before) == pytest.approx(1.0) and cost(before @ turn) == pytest.approx(1.0, abs=1e-5)
+    assert 1.0 < cost(half) < cost(away)
+    assert cost(before[:1].repeat(6, 1)) > 1.0
