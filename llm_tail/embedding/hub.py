@@ -31,7 +31,7 @@ def check_hub(name: str, environment: Mapping[str, str] | None = None) -> str:
     if not re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", name):
         raise DataError(f"{name!r} is no name on a hub; expected owner/model in letters, digits, dots and dashes")
     environment = os.environ if environment is None else environment
-    token = next((environment[key] for key in TOKENS if environment.get(key)), "")
+    token = next((found for key in TOKENS if (found := environment.get(key, "").strip())), "")
     if not token:
         raise DataError(f"there is no token to upload with; set {TOKENS[0]} to one that may write, and push again")
     from huggingface_hub import constants, get_session
@@ -43,7 +43,7 @@ def check_hub(name: str, environment: Mapping[str, str] | None = None) -> str:
         )
     except Exception as error:  # the hub's client raises what its HTTP library raises, which changes by version
         raise DataError(
-            f"the hub at {endpoint} cannot be reached ({_reason(error)}); check the connection and push again"
+            f"the hub at {endpoint} cannot be reached ({_reason(error, token)}); check the connection and push again"
         ) from None
     if answer.status_code >= 400:
         raise DataError(f"the hub at {endpoint} refuses the token (status {answer.status_code}); set {TOKENS[0]} anew")
@@ -71,16 +71,21 @@ def push_folder(folder: str | Path, name: str, token: str, *, private: bool = Tr
     """
     from huggingface_hub import HfApi
 
+    token = token.strip()  # a line break at its end would make a header that cannot be sent
     api = HfApi(token=token)
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=address.repo_id, folder_path=str(folder), commit_message="Exported by llm_tail")
     except Exception as error:  # the hub's client raises what its HTTP library raises, which changes by version
-        what = _reason(error).replace(token, "...")
+        what = _reason(error, token)
         raise DataError(f"the hub did not take {name!r} ({what}); {folder} is whole, push again") from None
     return str(address)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, token: str) -> str:
+    """Return the first line of an error, without the token: messages are kept in logs and shown to others."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+    said = lines[0] if lines else "no reason given"
+    for secret in filter(None, (token, repr(token)[1:-1])):  # some quote what they could not send
+        said = said.replace(secret, "...")
+    return f"{type(error).__name__}: {said}"

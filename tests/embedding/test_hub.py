@@ -109,3 +109,19 @@ def test_a_hub_that_refuses_leaves_the_folder_and_tells_no_token(hub, folder):
         push_folder(folder, "ann/full", "hf_secret")
     assert "is whole, push again" in str(caught.value) and "hf_secret" not in str(caught.value)
     assert (folder / "config.json").is_file()
+
+
+@pytest.mark.parametrize("token", ["hf_secret\n", " hf_secret\r\n"])
+def test_a_line_break_around_the_token_does_no_harm(hub, folder, token):
+    assert check_hub("ann/shop", {"HF_TOKEN": token}) == "hf_secret"
+    assert push_folder(folder, "ann/shop", token).endswith("/ann/shop")
+
+
+@pytest.mark.parametrize("token", ["hf_\nsecret", "hf_sécret", "hf_\x00secret"])
+def test_a_token_that_no_header_can_hold_is_not_told(hub, folder, token):
+    for ask in (lambda: check_hub("ann/shop", {"HF_TOKEN": token}), lambda: push_folder(folder, "ann/shop", token)):
+        with pytest.raises(DataError) as caught:
+            ask()
+        assert "cret" not in str(caught.value)
+    with pytest.raises(DataError, match="no token to upload with"):
+        check_hub("ann/shop", {"HF_TOKEN": " \n"})
