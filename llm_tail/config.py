@@ -172,8 +172,8 @@ class LoraConfig(Settings):
     learning_rate: float = Field(5e-4, gt=0, le=1, description="Highest learning rate, after warm-up.")
     warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate climbs.")
     max_tokens: int = Field(48, ge=8, le=32_768, description="Training texts are cut at this many tokens.")
-    validations: int = Field(3, ge=1, le=1000, description="How often ranking by the texts alone is measured.")
-    patience: int = Field(3, ge=1, le=1000, description="Validations without a gain after which training stops.")
+    validations: int = Field(4, ge=1, le=1000, description="How often ranking by the texts alone is measured.")
+    patience: int = Field(2, ge=1, le=1000, description="Validations without a gain after which training stops.")
     checkpoints: int = Field(4, ge=0, le=1000, description="How often the state is saved; what a kill can lose.")
     log_to: list[Literal["jsonl", "tensorboard", "wandb"]] = Field(["jsonl"], description="Who is told of each step.")
     strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field(

@@ -138,3 +138,8 @@ def test_every_setting_has_one_sentence_and_every_table_a_docstring(name):
 
 def test_small_numbers_are_numbers(tmp_path):
     assert RunConfig.load(write(tmp_path, "[lora]\nlearning_rate = 1e-4\n")).lora.learning_rate == 1e-4
+
+
+def test_training_can_stop_early_by_the_defaults():
+    lora = LoraConfig()
+    assert lora.patience + 1 < lora.validations, "the first validation is always a gain, and at the last one all is over"
