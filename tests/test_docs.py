@@ -16,9 +16,10 @@ import subprocess
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
+from pydantic import Field
 
 import llm_tail
 from llm_tail.cli import app
@@ -163,22 +164,55 @@ def default_of(field):
 
 def values_of(field):
     """Return in words what a setting may be: its type, or what is narrower."""
-    kinds = [kind for kind in (get_args(field.annotation) or [field.annotation]) if kind is not type(None)]
-    if get_origin(field.annotation) is Literal:
+    return values_like(field.annotation, field.metadata)
+
+
+def values_like(annotation, rules=()):
+    """Return the same for a type and the bounds that go with it; of a list or a table, what may be in it."""
+    origin = get_origin(annotation)
+    kinds = [kind for kind in (get_args(annotation) or [annotation]) if kind is not type(None)]
+    if origin is Annotated:
+        return values_like(kinds[0], [rule for given in kinds[1:] for rule in getattr(given, "metadata", [given])])
+    if origin is Literal:
         return ", ".join(f"`{json.dumps(value)}`" for value in kinds)
-    bounds = {
-        name: getattr(rule, name) for rule in field.metadata for name in ("gt", "ge", "lt", "le") if hasattr(rule, name)
-    }
+    if origin is list:
+        bare = get_args(kinds[0])[0] if get_origin(kinds[0]) is Annotated else kinds[0]
+        plural = {int: "whole numbers", float: "numbers"}.get(bare)
+        inner = values_like(kinds[0])
+        if bare is kinds[0] or plural is None:
+            return f"a list of {plural or inner}"
+        return f"a list of {plural}, each {inner}"
+    if origin is tuple:
+        return f"[{', '.join(values_like(kind) for kind in kinds)}]"
+    if origin is dict:
+        return f"a table of {values_like(kinds[1])}"
+    bounds = {name: getattr(rule, name) for rule in rules for name in ("gt", "ge", "lt", "le") if hasattr(rule, name)}
+    names = {str: "text", bool: "`true`, `false`", float: "a number", int: "a whole number"}
+    return bounds_in_words(bounds) if bounds else names[kinds[0]]
+
+
+def bounds_in_words(bounds):
     if "ge" in bounds and "le" in bounds:
         return f"{bounds['ge']:,} to {bounds['le']:,}"
     words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    if bounds:
-        return ", ".join(f"{words[name]} {bound:,}" for name, bound in bounds.items())
-    names = {str: "text", bool: "`true`, `false`", float: "a number", int: "a whole number"}
-    origin = get_origin(field.annotation)
-    if origin is list:
-        return "a list of text" if kinds == [str] else "a list of whole numbers"
-    return "a table of text" if origin is dict else names[kinds[0]]
+    return ", ".join(f"{words[name]} {bound:,}" for name, bound in bounds.items())
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (str | None, "text"),
+        (list[str], "a list of text"),
+        (list[Literal["a", "b"]], 'a list of `"a"`, `"b"`'),
+        (list[Annotated[int, Field(ge=8)]], "a list of whole numbers, each at least 8"),
+        (list[Annotated[float, Field(gt=0, le=1)]], "a list of numbers, each above 0, at most 1"),
+        (list[float], "a list of numbers"),
+        (tuple[int, int], "[a whole number, a whole number]"),
+        (dict[str, str], "a table of text"),
+    ],
+)
+def test_what_a_setting_may_be_is_said_in_words(annotation, words):
+    assert values_like(annotation) == words
 
 
 def settings_tables():
