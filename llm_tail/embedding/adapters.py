@@ -142,7 +142,7 @@ def tuned_copy(model: SentenceTransformer, config: LoraConfig, name: str = "") -
     return tuned, Tuning(config.kind, n_trainable, n_base, {n: base[n].detach() for n in own}, origin)
 
 
-def learned(model: SentenceTransformer, tuning: Tuning) -> dict[str, Tensor]:
+def tuned_weights(model: SentenceTransformer, tuning: Tuning) -> dict[str, Tensor]:
     """Return what was learned, by name; for top-layers and full only the weights that differ from the base."""
     named = {n: p.detach() for n, p in model.named_parameters()}
     if tuning.kind in WEIGHT_KINDS:
@@ -152,7 +152,7 @@ def learned(model: SentenceTransformer, tuning: Tuning) -> dict[str, Tensor]:
 
 def digest(model: SentenceTransformer, tuning: Tuning) -> str:
     """Return a digest of everything that the vectors owe to the tuning."""
-    weights = learned(model, tuning)
+    weights = tuned_weights(model, tuning)
     arrays = (x for n in sorted(weights) for x in (n, weights[n].float().cpu().numpy()))
     scales = sorted({getattr(m, "scaling", {}).get("default", 1.0) for m in _peft_layers(model)})
     return fingerprint(tuning.kind, scales, _strength(model), *arrays)
@@ -161,7 +161,7 @@ def digest(model: SentenceTransformer, tuning: Tuning) -> str:
 def sealed(model: SentenceTransformer, tuning: Tuning) -> tuple[SentenceTransformer, Tuning]:
     """Return the model frozen; what was learned on a base in 4 bits now stands on the one in full precision."""
     if tuning.origin is not None:
-        weights = learned(model, tuning)
+        weights = tuned_weights(model, tuning)
         settings = model[0].model.peft_config["default"]
         model = _copied(tuning.origin, {})
         with torch.random.fork_rng():  # what is drawn here is written over
@@ -189,7 +189,7 @@ def scaled(model: SentenceTransformer, tuning: Tuning, strength: float) -> Sente
     """Return a copy between base (0) and tuned model (1), as the table above says; other weights are shared."""
     if not (math.isfinite(strength) and strength >= 0):
         raise ConfigError(f"the strength of an adapter is {strength}, expected a number from 0 (base) to 1 (tuned)")
-    weights = learned(model, tuning)
+    weights = tuned_weights(model, tuning)
     if tuning.kind in WEIGHT_KINDS:
         changed = {n: torch.lerp(tuning.base[n].float(), tuned, strength) for n, tuned in weights.items()}
     elif tuning.kind == "ia3":
@@ -211,7 +211,7 @@ def write(model: SentenceTransformer, tuning: Tuning, folder: Path) -> dict[str,
     from safetensors.torch import save_file
 
     if tuning.kind in WEIGHT_KINDS or tuning.kind == "prefix":
-        weights = learned(model, tuning)
+        weights = tuned_weights(model, tuning)
         save_file({n: w.contiguous() for n, w in weights.items()}, str(folder / _WEIGHTS))
     else:
         with quiet():

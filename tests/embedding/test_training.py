@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from llm_tail.embedding import training
-from llm_tail.embedding.adapters import learned
+from llm_tail.embedding.adapters import tuned_weights
 from llm_tail.embedding.encoder import Encoder
 from llm_tail.embedding.finetune import finetune
 from llm_tail.embedding.training import COMPLETE, WEIGHTS, PairTrainer, TrainingLog, last_whole_checkpoint, rate
@@ -31,7 +31,7 @@ class Killed(Exception):
 
 
 def weights(encoder):
-    return {n: w.numpy() for n, w in learned(encoder.model, encoder.tuning).items()}
+    return {n: w.numpy() for n, w in tuned_weights(encoder.model, encoder.tuning).items()}
 
 
 def assert_same(first, second, atol=1e-4):
