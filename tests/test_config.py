@@ -142,4 +142,4 @@ def test_small_numbers_are_numbers(tmp_path):
 
 def test_training_can_stop_early_by_the_defaults():
     lora = LoraConfig()
-    assert lora.patience + 1 < lora.validations, "the first validation is always a gain, and at the last one all is over"
+    assert lora.patience + 1 < lora.validations, "the first one is always a gain, the last one is the end"
