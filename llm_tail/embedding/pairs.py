@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -15,10 +14,12 @@ from llm_tail.artifacts import fingerprint
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.ids import Rows
 from llm_tail.data.interactions import Interactions
+from llm_tail.embedding.mixing import put_together
 from llm_tail.embedding.sampling import (
     Floats,
     Known,
     any_shared,
+    checked_teacher,
     column_texts,
     draw_pairs,
     fewer_fields,
@@ -26,8 +27,6 @@ from llm_tail.embedding.sampling import (
     one_each,
     sessions,
     shared_values,
-    shifted,
-    side_by_side,
     words_of,
 )
 from llm_tail.embedding.text import ItemText
@@ -59,6 +58,8 @@ class TextPairs:
         How strongly the two belong together, in [0, 1]; 1 if left out.
     voices : array of int8, shape (n_users,), optional
         The kind of pairs that each column of `readers` speaks about; about all of them if left out.
+    teacher : csr_matrix of float32, shape (n_texts, n_texts), optional
+        Weights >= 0 that stand in for the words of people in the soft labels of co-interaction pairs.
 
     Attributes
     ----------
@@ -78,6 +79,7 @@ class TextPairs:
         readers: sp.csr_matrix | None = None,
         strengths: Floats | None = None,
         voices: NDArray[np.int8] | None = None,
+        teacher: sp.csr_matrix | None = None,
     ) -> None:
         self.anchors, self.positives = np.asarray(anchors, np.int64), np.asarray(positives, np.int64)
         self.texts = texts
@@ -102,7 +104,7 @@ class TextPairs:
                 f"{self.readers.shape[0]} texts for {len(texts)}; expected one of each"
             )
 
-        self.voices = voices
+        self.voices, self.teacher = voices, teacher
         self.fields: list[tuple[str, ...]] | None = None
         self._separator = ""
         self._heard: dict[int, sp.csr_matrix] = {}
@@ -119,6 +121,7 @@ class TextPairs:
         balance: float = 0.5,
         session_days: float | None = None,
         held_out: Interactions | None = None,
+        teacher: sp.spmatrix | sp.sparray | NDArray[np.floating] | None = None,
         seed: int = 0,
     ) -> TextPairs:
         """Draw pairs of distinct items from people's training interactions, each pair of a person at most once.
@@ -143,14 +146,17 @@ class TextPairs:
             events; 0 keeps to what was taken at the same moment (a basket). The whole history if left out.
         held_out : Interactions, optional
             Validation and test events; a check that none of them stands in `train`.
+        teacher : sparse matrix or array, shape (n_items, n_items), optional
+            How strongly items (rows: of the anchor) belong together by a model that was fitted on `train` alone, finite
+            and >= 0. The soft labels of these pairs come from it instead of from the counts.
         seed : int
             The same seed gives the same pairs.
 
         Raises
         ------
         DataError
-            If nobody took two items that have texts, `train` is no `Interactions`, holds an event of `held_out`, or
-            sessions are asked for and there are no times.
+            If nobody took two items that have texts, `train` is no `Interactions`, holds an event of `held_out`,
+            sessions are asked for and there are no times, or the teacher is of another shape or has wrong values.
 
         Notes
         -----
@@ -195,6 +201,7 @@ class TextPairs:
             provenance,
             readers=known.readers,
             strengths=known.together_share(anchors, positives),
+            teacher=None if teacher is None else checked_teacher(teacher, len(known.texts)),
         )
 
     @classmethod
@@ -359,31 +366,10 @@ class TextPairs:
         n_items : int
             How many item texts stand in front in each.
         """
-        known = next((part for part in parts if "train" in part.provenance), parts[0])
-        shifts = np.cumsum([0, *(len(part.texts) - n_items for part in parts)])  # of what stands behind the items
-        sides = [
-            np.concatenate([shifted(side, n_items, by) for side, by in zip(each, shifts[:-1], strict=True)])
-            for each in ([part.anchors for part in parts], [part.positives for part in parts])
-        ]
-        provenance: dict[str, Any] = {}
-        kinds: Counter[str] = Counter()
-        for part in reversed(parts):
-            provenance |= part.provenance
-            kinds.update(part.provenance.get("kinds", {}))
-        behind = [part.log_popularity[n_items:] for part in parts]
-        return cls(
-            sides[0],
-            sides[1],
-            [*parts[0].texts[:n_items], *(text for part in parts for text in part.texts[n_items:])],
-            np.concatenate([known.log_popularity[:n_items], *behind]),
-            provenance | {"kinds": dict(kinds), "n_pairs": len(sides[0])},
-            kinds=np.concatenate([part.kinds for part in parts]),
-            readers=side_by_side([part.readers for part in parts], n_items, shifts),
-            strengths=np.concatenate([part.strengths for part in parts]),
-            voices=np.concatenate([part._voices() for part in parts]),
-        )
+        return cls(**put_together(parts, n_items))
 
-    def _voices(self) -> NDArray[np.int8]:
+    def heard_by(self) -> NDArray[np.int8]:
+        """Return the kind that each column of `readers` speaks about; that of the first pair where none is told."""
         return np.full(self.readers.shape[1], self.kinds[0], np.int8) if self.voices is None else self.voices
 
     def with_fields(self, catalog: Catalog, text: ItemText | None = None) -> Self:
@@ -434,7 +420,8 @@ class TextPairs:
         """Return how strongly texts belong together by the words of all people, shape (n_first, n_second), >= 0.
 
         With weight w_u for person u and popularity n_i, damped by the setting ``balance`` b:
-        sum_u w_u [u took i and j] / (n_i n_j)^(b / 2). Given a `kind`, only what speaks about pairs of it counts.
+        sum_u w_u [u took i and j] / (n_i n_j)^(b / 2). Given a `kind`, only what speaks about pairs of it counts; of
+        co-interaction a teacher says it, where there is one.
 
         Parameters
         ----------
@@ -443,6 +430,8 @@ class TextPairs:
         kind : int, optional
             A place in `KINDS`.
         """
+        if kind == CO_INTERACTION and self.teacher is not None:
+            return np.asarray(self.teacher[first][:, second].todense(), dtype=np.float32)
         readers = self.readers if kind is None or self.voices is None else self._of(kind)
         return np.asarray((readers[first] @ readers[second].T).todense(), dtype=np.float32)
 
@@ -454,7 +443,8 @@ class TextPairs:
     @property
     def fingerprint(self) -> str:
         """Digest of everything that training sees of them."""
-        words = [self.readers.data, self.readers.indices, self.readers.indptr]
+        said = [self.readers] if self.teacher is None else [self.readers, self.teacher]
+        words = [part for matrix in said for part in (matrix.data, matrix.indices, matrix.indptr)]
         arrays = [self.anchors, self.positives, self.kinds, self.strengths, self.log_popularity, *words]
         voices = [] if self.voices is None else self.voices.tolist()
         return fingerprint("pairs-2", self.texts, voices, self.fields, self._separator, *arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -69,6 +70,17 @@ def one_each(anchors: Rows, positives: Rows, n_texts: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(2 * n, np.float32), (rows, people)), shape=(n_texts, n))
 
 
+def checked_teacher(weights: Any, n_items: int) -> sp.csr_matrix:
+    """Return item-item weights as a matrix of float32; raise `DataError` if they are none."""
+    teacher = sp.csr_matrix(weights, dtype=np.float32)
+    if teacher.shape != (n_items, n_items):
+        raise DataError(f"the teacher's weights have shape {teacher.shape}, expected {(n_items, n_items)}")
+    if not np.isfinite(teacher.data).all() or (teacher.data < 0).any():
+        raise DataError("the teacher's weights hold values below 0 or not finite; cut them off at 0")
+    teacher.eliminate_zeros()
+    return teacher
+
+
 def words_of(item_rows: Rows, groups: Rows, n_texts: int) -> sp.csr_matrix:
     """Return who holds which value, as if it were a person: the word of one that n items hold weighs 1 / (n - 1)."""
     held, place, n = np.unique(groups, return_inverse=True, return_counts=True)
@@ -113,22 +125,6 @@ def any_shared(readers: sp.csr_matrix, first: Rows, others: Rows) -> NDArray[np.
         left, right = readers[np.repeat(first[part], k)], readers[np.maximum(others[part], 0).ravel()]
         found[part] = np.asarray(left.multiply(right).sum(axis=1)).reshape(-1, k) > 0
     return found & (others >= 0)
-
-
-def shifted(rows: Rows, n_items: int, by: int) -> Rows:
-    """Return rows of items as they are, and those behind them moved on."""
-    return np.where(rows < n_items, rows, rows + by).astype(np.int64)
-
-
-def side_by_side(readers: Sequence[sp.csr_matrix], n_items: int, shifts: Rows) -> sp.csr_matrix:
-    """Return one matrix of all columns: item rows are shared, what stands behind them is moved on by `shifts`."""
-    parts = [matrix.tocoo() for matrix in readers]
-    rows = [shifted(part.row.astype(np.int64), n_items, by) for part, by in zip(parts, shifts[:-1], strict=True)]
-    offsets = np.cumsum([0, *(part.shape[1] for part in parts)])
-    columns = [part.col.astype(np.int64) + offset for part, offset in zip(parts, offsets[:-1], strict=True)]
-    values = np.concatenate([part.data for part in parts])
-    shape = (n_items + int(shifts[-1]), int(offsets[-1]))
-    return sp.csr_matrix((values, (np.concatenate(rows), np.concatenate(columns))), shape=shape)
 
 
 def check_no_leak(train: Interactions, held_out: Interactions) -> None:

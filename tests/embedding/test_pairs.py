@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.interactions import Interactions
-from llm_tail.embedding.pairs import ATTRIBUTE, HISTORY, TEXT, TextPairs
+from llm_tail.embedding.pairs import ATTRIBUTE, CO_INTERACTION, HISTORY, TEXT, TextPairs
 from llm_tail.embedding.sampling import check_no_leak
 from llm_tail.errors import DataError
 
@@ -244,6 +244,38 @@ def test_mixed_keeps_each_kind_what_it_was():
     assert mixed.provenance["kinds"] == {"text": 2, "attribute": 1, "history": 2, "co-interaction": 2}
     np.testing.assert_array_equal(mixed.log_popularity[:4], parts[3].log_popularity)
     assert TextPairs.mixed(parts, len(SHELF)).fingerprint == mixed.fingerprint != parts[0].fingerprint
+
+
+# ---- a teacher
+
+
+def test_a_teacher_gives_the_soft_labels_and_people_the_masks():
+    taken = {"ann": [0, 1], "bob": [1, 2]}
+    weights = np.zeros((30, 30), np.float32)
+    weights[0, 2], weights[2, 0] = 3, 5
+    rows = np.arange(4)
+    for form in (weights, sp.csr_matrix(weights), sp.coo_array(weights)):
+        pairs = pairs_of(taken, teacher=form)
+        np.testing.assert_array_equal(pairs.strengths_between(rows, rows, CO_INTERACTION), weights[:4, :4])
+    plain = pairs_of(taken)
+    np.testing.assert_array_equal(pairs.together(rows, rows), plain.together(rows, rows))
+    assert as_set(pairs) == as_set(plain) and pairs.fingerprint != plain.fingerprint
+    for wrong, word in ((weights[:3], r"shape \(3, 30\)"), (-weights, "below 0"), (weights * np.nan, "not finite")):
+        with pytest.raises(DataError, match=word):
+            pairs_of(taken, teacher=wrong)
+
+
+def test_a_teacher_is_heard_among_other_kinds():
+    train = Interactions.from_pairs([("ann", "a"), ("ann", "c"), ("bob", "b"), ("bob", "c")], items=SHELF.ids)
+    weights = np.arange(16, dtype=np.float32).reshape(4, 4)
+    taught = TextPairs.from_interactions(train, SHELF, teacher=weights)
+    mixed = TextPairs.mixed([TextPairs.from_texts(SHELF), taught], len(SHELF))
+    rows = np.arange(len(mixed.texts))
+    found = mixed.strengths_between(rows, rows, CO_INTERACTION)
+    np.testing.assert_array_equal(found[:4, :4], weights)
+    assert not found[4:].any() and not found[:, 4:].any()
+    assert mixed.strengths_between(mixed.anchors[:2], mixed.positives[:2], TEXT).diagonal().all()
+    assert taught.teacher.shape == (4, 4)
 
 
 # ---- leaks, fields
