@@ -16,6 +16,7 @@ from llm_tail.data.ids import Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.embedding.mixing import put_together
 from llm_tail.embedding.sampling import (
+    MOST_OF_ONE,
     Floats,
     Known,
     any_shared,
@@ -26,7 +27,8 @@ from llm_tail.embedding.sampling import (
     histories,
     one_each,
     sessions,
-    shared_values,
+    ties,
+    weighted_draw,
     words_of,
 )
 from llm_tail.embedding.text import ItemText
@@ -117,7 +119,7 @@ class TextPairs:
         text: ItemText | None = None,
         *,
         n_pairs: int = 6_400,
-        max_per_user: int = 32,
+        max_per_user: int = MOST_OF_ONE,
         balance: float = 0.5,
         session_days: float | None = None,
         held_out: Interactions | None = None,
@@ -187,8 +189,7 @@ class TextPairs:
                 "people: nobody took two different items that have a text; leave [lora] off or bring more data"
             )
         damped = weight * (known.counts[first] * known.counts[second]).astype(np.float64) ** (-balance / 2)
-        # The n largest of log(weight) + Gumbel noise are a weighted draw without replacement.
-        kept = np.argsort(-(np.log(damped) + rng.gumbel(size=len(first))), kind="stable")[:n_pairs]
+        kept = weighted_draw(damped, n_pairs, rng)
         turned = rng.random(len(kept)) < 0.5  # either side of a pair may be the anchor
         anchors = np.where(turned, second[kept], first[kept])
         positives = np.where(turned, first[kept], second[kept])
@@ -275,7 +276,7 @@ class TextPairs:
         columns : sequence of str
             Columns whose values tie items; lists tie by each element.
         n_pairs : int
-            How many to draw at most, >= 1.
+            How many to draw at most, >= 1; of one value at most 32, as of one person.
         hub_cap : int
             A value that more items share says nothing and ties none, >= 2.
         text : ItemText, optional
@@ -289,16 +290,12 @@ class TextPairs:
             If a column is missing, or no two items share a value.
         """
         texts = (text or ItemText()).texts(catalog)
-        there = np.fromiter((bool(t) for t in texts), dtype=bool, count=len(texts))
-        rows, groups = shared_values(catalog, columns)
-        rows, groups = rows[there[rows]], groups[there[rows]]
-        size = np.bincount(groups) if len(groups) else np.zeros(0, np.int64)
-        fit = (size[groups] > 1) & (size[groups] <= hub_cap) if len(groups) else np.zeros(0, bool)
-        first, second, weight = draw_pairs(groups[fit], rows[fit], n_pairs, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        rows, groups = ties(catalog, columns, texts, hub_cap)
+        first, second, weight = draw_pairs(groups, rows, MOST_OF_ONE, rng)
         if not len(first):
             raise DataError(f"no two items share a value of {', '.join(columns)} that at most {hub_cap} items have")
-        rng = np.random.default_rng(seed)
-        kept = np.argsort(-(np.log(weight) + rng.gumbel(size=len(first))), kind="stable")[:n_pairs]
+        kept = weighted_draw(weight, n_pairs, rng)
         provenance = {"n_pairs": len(kept), "seed": seed, "kinds": {KINDS[2]: len(kept)}, "columns": list(columns)}
         return cls(
             first[kept],
@@ -307,7 +304,7 @@ class TextPairs:
             np.full(len(texts), -np.log(len(texts)), np.float32),
             provenance,
             kinds=np.full(len(kept), ATTRIBUTE, np.int8),
-            readers=words_of(rows[fit], groups[fit], len(texts)),
+            readers=words_of(rows, groups, len(texts)),
         )
 
     @classmethod

@@ -16,6 +16,7 @@ from llm_tail.embedding.text import ItemText
 from llm_tail.errors import DataError
 
 SECONDS_A_DAY = 86_400.0
+MOST_OF_ONE = 32  # pairs of one person, or of one value
 _PART_WORDS = 4 << 20  # of people, held at once while pairs of texts are compared
 Floats = NDArray[np.float32]
 
@@ -174,6 +175,22 @@ def shared_values(catalog: Catalog, columns: Sequence[str]) -> tuple[Rows, Rows]
     return np.array(rows, np.int64), np.array(numbers, np.int64)
 
 
+def ties(catalog: Catalog, columns: Sequence[str], texts: Sequence[str], hub_cap: int) -> tuple[Rows, Rows]:
+    """Return item rows and values as `shared_values`, of items with a text and of values that 2 to `hub_cap` hold."""
+    rows, groups = shared_values(catalog, columns)
+    there = np.fromiter((bool(t) for t in texts), dtype=bool, count=len(texts))
+    rows, groups = rows[there[rows]], groups[there[rows]]
+    size = np.bincount(groups)
+    fit = (size[groups] > 1) & (size[groups] <= hub_cap)
+    return rows[fit], groups[fit]
+
+
+def weighted_draw(weights: NDArray[np.float64], n: int, rng: np.random.Generator) -> Rows:
+    """Return at most `n` places, drawn without replacement in proportion to `weights` (all above 0)."""
+    # The n largest of log(weight) + Gumbel noise are such a draw.
+    return np.argsort(-(np.log(weights) + rng.gumbel(size=len(weights))), kind="stable")[:n]
+
+
 def draw_pairs(
     groups: Rows, item_rows: Rows, max_per_group: int, rng: np.random.Generator
 ) -> tuple[Rows, Rows, NDArray[np.float64]]:
@@ -197,7 +214,7 @@ def draw_pairs(
     i += (i + 1) * i // 2 <= number  # where the root was rounded to the wrong side
     i -= i * (i - 1) // 2 > number
     j = number - i * (i - 1) // 2
-    _, unique = np.unique(np.column_stack([group, i, j]), axis=0, return_index=True)
+    _, unique = np.unique((np.cumsum(n_all) - n_all)[group] + number, return_index=True)
     first, second = items[starts[group] + i], items[starts[group] + j]
     weight = (n_items / (2.0 * np.maximum(n_taken, 1)))[group]
     return first[unique], second[unique], weight[unique]

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_tail.data.catalog import Catalog
 from llm_tail.data.interactions import Interactions
-from llm_tail.embedding.sampling import draw_pairs, sessions, words_of
+from llm_tail.embedding.pairs import TextPairs
+from llm_tail.embedding.sampling import MOST_OF_ONE, draw_pairs, sessions, weighted_draw, words_of
 
 
 @settings(deadline=None, max_examples=50)
@@ -27,6 +29,20 @@ def test_a_huge_group_is_numbered_rightly():
     n = 100_000  # five billion pairs: the root is rounded
     first, second, _ = draw_pairs(np.zeros(n, np.int64), np.arange(n), 1000, np.random.default_rng(0))
     assert len(first) == 1000 and (first > second).all() and first.max() < n and second.min() >= 0
+
+
+def test_a_wide_value_gives_no_more_than_a_person_does():
+    catalog = Catalog.from_items([{"item_id": str(i), "title": f"t {i}", "maker": i // 100} for i in range(200)])
+    pairs = TextPairs.from_attributes(catalog, ["maker"], n_pairs=5_000)
+    assert 2 * 25 < len(pairs) <= 2 * MOST_OF_ONE
+    assert ((pairs.anchors < 100) == (pairs.positives < 100)).all()
+
+
+def test_a_weighted_draw_takes_each_once_and_the_heavy_more_often():
+    rng = np.random.default_rng(0)
+    drawn = [weighted_draw(np.array([1.0, 1.0, 8.0]), 1, rng)[0] for _ in range(400)]
+    assert np.mean(np.array(drawn) == 2) == pytest.approx(0.8, abs=0.06)
+    assert sorted(weighted_draw(np.ones(5), 9, rng)) == list(range(5))
 
 
 def test_sessions_by_eye():
