@@ -199,7 +199,7 @@ class BatchPlanner(Dataset[dict[str, int]]):
 
     def _mean(self) -> Tensor:
         """Return the mean vector of the items' texts by the base: what all of them share tells none apart."""
-        rows = np.random.default_rng(self.seed).permutation(len(self.pairs.texts))[:_MEAN_TEXTS]
+        rows = np.random.default_rng(self.seed).permutation(self.pairs.n_items)[:_MEAN_TEXTS]
         vectors = self._vectors(self.base, np.sort(rows))[rows].astype(np.float32)
         return torch.from_numpy(vectors.sum(axis=0) / max(int(vectors.any(axis=1).sum()), 1))
 

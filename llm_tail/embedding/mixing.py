@@ -10,13 +10,18 @@ import numpy as np
 import scipy.sparse as sp
 
 from llm_tail.data.ids import Rows
+from llm_tail.errors import DataError
 
 if TYPE_CHECKING:
     from llm_tail.embedding.pairs import TextPairs
 
 
-def put_together(parts: Sequence[TextPairs], n_items: int) -> dict[str, Any]:
+def put_together(parts: Sequence[TextPairs]) -> dict[str, Any]:
     """Return what `TextPairs` is made from, for the pairs of all parts; see `TextPairs.mixed`."""
+    n_items = parts[0].n_items
+    if any(part.n_items != n_items for part in parts):
+        found = ", ".join(str(part.n_items) for part in parts)
+        raise DataError(f"pairs of {found} items cannot be put together; make all of them from the same catalogue")
     known = next((part for part in parts if "train" in part.provenance), parts[0])
     shifts = np.cumsum([0, *(len(part.texts) - n_items for part in parts)])  # of what stands behind the items
     sides = [
@@ -39,6 +44,7 @@ def put_together(parts: Sequence[TextPairs], n_items: int) -> dict[str, Any]:
         "readers": side_by_side([part.readers for part in parts], n_items, shifts),
         "strengths": np.concatenate([part.strengths for part in parts]),
         "voices": np.concatenate([part.heard_by() for part in parts]),
+        "n_items": n_items,
         "teacher": _teacher(parts, n_items, n_items + int(shifts[-1])),
     }
 

@@ -20,14 +20,16 @@ from llm_tail.embedding.sampling import (
     Floats,
     Known,
     any_shared,
+    checked_sides,
     checked_teacher,
-    column_texts,
     draw_pairs,
     fewer_fields,
     histories,
     one_each,
     sessions,
     ties,
+    titles_and_descriptions,
+    turned,
     weighted_draw,
     words_of,
 )
@@ -62,6 +64,8 @@ class TextPairs:
         The kind of pairs that each column of `readers` speaks about; about all of them if left out.
     teacher : csr_matrix of float32, shape (n_texts, n_texts), optional
         Weights >= 0 that stand in for the words of people in the soft labels of co-interaction pairs.
+    n_items : int, optional
+        How many of the texts are items'; all if left out.
 
     Attributes
     ----------
@@ -82,20 +86,14 @@ class TextPairs:
         strengths: Floats | None = None,
         voices: NDArray[np.int8] | None = None,
         teacher: sp.csr_matrix | None = None,
+        n_items: int | None = None,
     ) -> None:
-        self.anchors, self.positives = np.asarray(anchors, np.int64), np.asarray(positives, np.int64)
-        self.texts = texts
+        self.anchors, self.positives = checked_sides(anchors, positives, len(texts))
+        self.texts, self.n_items = texts, len(texts) if n_items is None else n_items
         self.log_popularity = np.asarray(log_popularity, np.float32)
         self.provenance = provenance or {}
-        if self.anchors.shape != self.positives.shape or self.anchors.ndim != 1 or not len(self.anchors):
-            raise DataError(
-                f"anchors {self.anchors.shape} and positives {self.positives.shape}: expected two equal lengths above 0"
-            )
         if len(self.log_popularity) != len(texts):
             raise DataError(f"{len(self.log_popularity)} popularities for {len(texts)} texts; expected one for each")
-        rows = np.concatenate([self.anchors, self.positives])
-        if rows.min() < 0 or rows.max() >= len(texts):
-            raise DataError(f"item rows run from {rows.min()} to {rows.max()}, expected 0 to {len(texts) - 1}")
         n = len(self.anchors)
         self.kinds = np.zeros(n, np.int8) if kinds is None else np.asarray(kinds, np.int8)
         self.strengths = np.ones(n, np.float32) if strengths is None else np.asarray(strengths, np.float32)
@@ -190,9 +188,7 @@ class TextPairs:
             )
         damped = weight * (known.counts[first] * known.counts[second]).astype(np.float64) ** (-balance / 2)
         kept = weighted_draw(damped, n_pairs, rng)
-        turned = rng.random(len(kept)) < 0.5  # either side of a pair may be the anchor
-        anchors = np.where(turned, second[kept], first[kept])
-        positives = np.where(turned, first[kept], second[kept])
+        anchors, positives = turned(first[kept], second[kept], rng)
         provenance = known.provenance | {"n_pairs": len(anchors), "seed": seed, "kinds": {KINDS[0]: len(anchors)}}
         return cls(
             anchors,
@@ -243,9 +239,8 @@ class TextPairs:
                 f"no history of {length} can be made from {len(train):,} training events: nobody took two items that "
                 "have a text"
             )
-        own = np.ones(m, np.float32), (np.arange(m), people)
+        n, own = len(known.texts), (np.ones(m, np.float32), (np.arange(m), people))
         readers = sp.csr_matrix(own, shape=(m, known.readers.shape[1]))
-        n = len(known.texts)
         return cls(
             n + np.arange(m),
             items,
@@ -253,6 +248,7 @@ class TextPairs:
             np.concatenate([known.log_popularity, np.full(m, -np.log(m), np.float32)]),
             known.provenance | {"n_pairs": m, "seed": seed, "kinds": {KINDS[HISTORY]: m}},
             kinds=np.full(m, HISTORY, np.int8),
+            n_items=n,
             readers=sp.vstack([known.readers, readers], format="csr"),
         )
 
@@ -335,13 +331,8 @@ class TextPairs:
             If fewer than two items have both.
         """
         texts = (text or ItemText()).texts(catalog)
-        titles, descriptions = (column_texts(catalog, name) for name in ("title", "description"))
-        both = np.flatnonzero([bool(t and d) for t, d in zip(titles, descriptions, strict=True)])
-        if len(both) < 2:
-            raise DataError(f"{len(both)} of {len(texts)} items have a title and a description; expected at least 2")
-        chosen = np.random.default_rng(seed).permutation(both)[:n_pairs]
+        chosen, extra = titles_and_descriptions(catalog, texts, n_pairs, np.random.default_rng(seed))
         n, m = len(texts), len(chosen)
-        extra = [*(titles[i] for i in chosen), *(descriptions[i] for i in chosen)]
         return cls(
             n + np.arange(m),
             n + m + np.arange(m),
@@ -349,10 +340,11 @@ class TextPairs:
             np.full(n + 2 * m, -np.log(n), np.float32),
             {"n_pairs": m, "seed": seed, "kinds": {KINDS[3]: m}},
             kinds=np.full(m, TEXT, np.int8),
+            n_items=n,
         )
 
     @classmethod
-    def mixed(cls, parts: Sequence[TextPairs], n_items: int) -> TextPairs:
+    def mixed(cls, parts: Sequence[TextPairs]) -> TextPairs:
         """Put pairs of several kinds together, for training on several tasks at once.
 
         Parameters
@@ -360,10 +352,13 @@ class TextPairs:
         parts : sequence of TextPairs
             All with the same item texts in front. Soft labels of a kind come from the words of its own part, and who is
             no negative of whom from those of all parts; popularity from the first part that was made from events.
-        n_items : int
-            How many item texts stand in front in each.
+
+        Raises
+        ------
+        DataError
+            If the parts have different numbers of item texts.
         """
-        return cls(**put_together(parts, n_items))
+        return cls(**put_together(parts))
 
     def heard_by(self) -> NDArray[np.int8]:
         """Return the kind that each column of `readers` speaks about; that of the first pair where none is told."""
@@ -444,7 +439,7 @@ class TextPairs:
         words = [part for matrix in said for part in (matrix.data, matrix.indices, matrix.indptr)]
         arrays = [self.anchors, self.positives, self.kinds, self.strengths, self.log_popularity, *words]
         voices = [] if self.voices is None else self.voices.tolist()
-        return fingerprint("pairs-2", self.texts, voices, self.fields, self._separator, *arrays)
+        return fingerprint("pairs-3", self.texts, self.n_items, voices, self.fields, self._separator, *arrays)
 
     def __len__(self) -> int:
         return len(self.anchors)

@@ -71,6 +71,17 @@ def one_each(anchors: Rows, positives: Rows, n_texts: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(2 * n, np.float32), (rows, people)), shape=(n_texts, n))
 
 
+def checked_sides(anchors: Rows, positives: Rows, n_texts: int) -> tuple[Rows, Rows]:
+    """Return the rows of both sides of pairs as int64; raise `DataError` if they do not fit."""
+    first, second = np.asarray(anchors, np.int64), np.asarray(positives, np.int64)
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise DataError(f"anchors {first.shape} and positives {second.shape}: expected two equal lengths above 0")
+    rows = np.concatenate([first, second])
+    if rows.min() < 0 or rows.max() >= n_texts:
+        raise DataError(f"item rows run from {rows.min()} to {rows.max()}, expected 0 to {n_texts - 1}")
+    return first, second
+
+
 def checked_teacher(weights: Any, n_items: int) -> sp.csr_matrix:
     """Return item-item weights as a matrix of float32; raise `DataError` if they are none."""
     teacher = sp.csr_matrix(weights, dtype=np.float32)
@@ -159,6 +170,18 @@ def column_texts(catalog: Catalog, column: str) -> list[str]:
     return [" ".join(str(value or "").split()) for value in values]
 
 
+def titles_and_descriptions(
+    catalog: Catalog, texts: Sequence[str], n_most: int, rng: np.random.Generator
+) -> tuple[Rows, list[str]]:
+    """Return rows of items that have both, and first their titles and then their descriptions."""
+    titles, descriptions = (column_texts(catalog, name) for name in ("title", "description"))
+    both = np.flatnonzero([bool(t and d) for t, d in zip(titles, descriptions, strict=True)])
+    if len(both) < 2:
+        raise DataError(f"{len(both)} of {len(texts)} items have a title and a description; expected at least 2")
+    chosen = rng.permutation(both)[:n_most]
+    return chosen, [*(titles[i] for i in chosen), *(descriptions[i] for i in chosen)]
+
+
 def shared_values(catalog: Catalog, columns: Sequence[str]) -> tuple[Rows, Rows]:
     """Return item rows and the number of the value that they hold, one entry for each value of each item."""
     rows: list[int] = []
@@ -189,6 +212,12 @@ def weighted_draw(weights: NDArray[np.float64], n: int, rng: np.random.Generator
     """Return at most `n` places, drawn without replacement in proportion to `weights` (all above 0)."""
     # The n largest of log(weight) + Gumbel noise are such a draw.
     return np.argsort(-(np.log(weights) + rng.gumbel(size=len(weights))), kind="stable")[:n]
+
+
+def turned(first: Rows, second: Rows, rng: np.random.Generator) -> tuple[Rows, Rows]:
+    """Return the pairs with the sides of half of them swapped: either may be the anchor."""
+    swapped = rng.random(len(first)) < 0.5
+    return np.where(swapped, second, first), np.where(swapped, first, second)
 
 
 def draw_pairs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from llm_tail.config import LoraConfig, RunConfig
 from llm_tail.data.interactions import Interactions
 from llm_tail.errors import ConfigError, DataError
+from llm_tail.workspace.samples import few_items, few_people
 
 if TYPE_CHECKING:
     from llm_tail.data.splits import Split
@@ -73,7 +73,7 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
             missing.append((kind, error))
     if not parts:
         raise missing[0][1]
-    pairs = parts[0] if len(parts) == 1 else TextPairs.mixed(parts, len(workspace.catalog))
+    pairs = parts[0] if len(parts) == 1 else TextPairs.mixed(parts)
     if config.lora.field_dropout:
         pairs = pairs.with_fields(workspace.catalog, workspace.item_text)
     return pairs, [f"no {kind} pairs: {error}" for kind, error in missing]
@@ -93,8 +93,8 @@ def watch_ranking(
 ) -> Callable[[Encoder], dict[str, float]]:
     """Return what measures an encoder on the way: NDCG@20 of ranking by the texts alone, on validation.
 
-    Cheap but fair: the same at most 2,000 people each time, all items of catalogues up to 20,000 (of larger ones what
-    these people took in validation, and a draw of the others), and texts cut as in training.
+    Cheap but fair: the same at most 2,000 people and 20,000 items each time, among them all that these people took (see
+    `few_items`), and texts cut as in training.
 
     Parameters
     ----------
@@ -116,20 +116,12 @@ def watch_ranking(
     from llm_tail.evaluation.evaluate import evaluate
     from llm_tail.recommenders.content import ContentSimilarity
 
-    rng = np.random.default_rng(seed)
-    people = rng.permutation(np.unique(split.validation.user_rows))[:MOST_PEOPLE]
-    validation = split.validation.where(np.isin(split.validation.user_rows, people))
-    sample = replace(split, validation=validation)
-    order = rng.permutation(len(texts))
-    held = np.isin(order, validation.item_rows)
-    items = np.sort(np.concatenate([order[held], order[~held]])[:MOST_ITEMS])
+    sample, items = few_items(few_people(split, MOST_PEOPLE, seed=seed), MOST_ITEMS, seed=seed)
     chosen = [texts[i] for i in items]
 
     def measure(encoder: Encoder) -> dict[str, float]:
-        # Items that are not encoded keep the zero vector, which ranks behind all others.
-        vectors = np.zeros((len(texts), encoder.dim), np.float32)  # (n_items, dim)
-        vectors[items] = _cut(encoder, max_tokens).encode(chosen)
-        model = ContentSimilarity().fit(split.train, Embeddings(split.items, vectors))
+        vectors = Embeddings(sample.items, _cut(encoder, max_tokens).encode(chosen))
+        model = ContentSimilarity().fit(sample.train, vectors)
         report = evaluate([model], sample, K, n_bootstrap=0, phase="validation")
         return {segment: report.value(model.name, segment, f"ndcg@{K}") for segment in report.segments}
 

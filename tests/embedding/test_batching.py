@@ -48,6 +48,12 @@ def sides(plans, plan):
     return plans.pairs.anchors[plan.pairs], plans.pairs.positives[plan.pairs]
 
 
+def test_the_mean_is_that_of_the_items(decoder):
+    pairs = TextPairs([8], [9], [*TEXTS, "iron ship", "egg whale"], np.zeros(10), n_items=8)
+    plans = BatchPlanner(pairs, decoder, SMALL.replace(centre=True), 0)
+    np.testing.assert_allclose(plans.mean, decoder.encode(TEXTS).mean(axis=0), atol=1e-3)
+
+
 def test_masks(decoder):
     plans = planner(decoder, soft_labels=0.0, false_negatives="none")
     plan, batch = batch_of(plans)

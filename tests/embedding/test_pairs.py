@@ -227,7 +227,7 @@ def test_mixed_keeps_each_kind_what_it_was():
         TextPairs.from_histories(train, SHELF),
         TextPairs.from_interactions(train, SHELF),
     ]
-    mixed = TextPairs.mixed(parts, len(SHELF))
+    mixed = TextPairs.mixed(parts)
     start = 0
     for part in parts:
         own = slice(start, start + len(part))
@@ -243,7 +243,10 @@ def test_mixed_keeps_each_kind_what_it_was():
     assert mixed.together(rows, rows)[:3, :3].all()
     assert mixed.provenance["kinds"] == {"text": 2, "attribute": 1, "history": 2, "co-interaction": 2}
     np.testing.assert_array_equal(mixed.log_popularity[:4], parts[3].log_popularity)
-    assert TextPairs.mixed(parts, len(SHELF)).fingerprint == mixed.fingerprint != parts[0].fingerprint
+    assert mixed.n_items == 4 and len(mixed.texts) > 4 and parts[2].n_items == 4
+    with pytest.raises(DataError, match="pairs of 4, 30 items cannot be put together"):
+        TextPairs.mixed([parts[0], pairs_of({"ann": [1, 2]})])
+    assert TextPairs.mixed(parts).fingerprint == mixed.fingerprint != parts[0].fingerprint
 
 
 # ---- a teacher
@@ -269,7 +272,7 @@ def test_a_teacher_is_heard_among_other_kinds():
     train = Interactions.from_pairs([("ann", "a"), ("ann", "c"), ("bob", "b"), ("bob", "c")], items=SHELF.ids)
     weights = np.arange(16, dtype=np.float32).reshape(4, 4)
     taught = TextPairs.from_interactions(train, SHELF, teacher=weights)
-    mixed = TextPairs.mixed([TextPairs.from_texts(SHELF), taught], len(SHELF))
+    mixed = TextPairs.mixed([TextPairs.from_texts(SHELF), taught])
     rows = np.arange(len(mixed.texts))
     found = mixed.strengths_between(rows, rows, CO_INTERACTION)
     np.testing.assert_array_equal(found[:4, :4], weights)
