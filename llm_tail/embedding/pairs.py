@@ -26,7 +26,6 @@ from llm_tail.embedding.sampling import (
     fewer_fields,
     histories,
     one_each,
-    sessions,
     ties,
     titles_and_descriptions,
     turned,
@@ -143,7 +142,8 @@ class TextPairs:
             head; soft labels are damped alike.
         session_days : float, optional
             Two items make a pair only where less than a pause of this many days lies between them, in a chain of
-            events; 0 keeps to what was taken at the same moment (a basket). The whole history if left out.
+            events; 0 keeps to what was taken at the same moment (a basket). Soft labels and `together` then go by
+            sessions too. The whole history if left out.
         held_out : Interactions, optional
             Validation and test events; a check that none of them stands in `train`.
         teacher : sparse matrix or array, shape (n_items, n_items), optional
@@ -177,10 +177,9 @@ class TextPairs:
                 f"n_pairs is {n_pairs} and max_per_user {max_per_user}, expected at least 1; balance is {balance}, "
                 "expected 0 to 1"
             )
-        known = Known(train, catalog, text, balance, held_out)
+        known = Known(train, catalog, text, balance, held_out, session_days)
         rng = np.random.default_rng(seed)
-        groups = known.usable.user_rows if session_days is None else sessions(known.usable, session_days)
-        first, second, weight = draw_pairs(groups, known.usable.item_rows, max_per_user, rng)
+        first, second, weight = draw_pairs(known.groups, known.usable.item_rows, max_per_user, rng)
         if not len(first):
             raise DataError(
                 f"no pair can be made from {len(train):,} training events of {len(np.unique(train.user_rows)):,} "

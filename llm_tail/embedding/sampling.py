@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 
 
 class Known:
-    """What is known of the items from training: texts, popularity, who took what."""
+    """What is known of the items from training: texts, popularity, who took what; by sessions where these are given."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Known:
         text: ItemText | None,
         balance: float,
         held_out: Interactions | None,
+        session_days: float | None = None,
     ) -> None:
         if not isinstance(train, Interactions):
             raise DataError(f"pairs are made from training Interactions, got {type(train).__name__}; pass split.train")
@@ -39,19 +40,26 @@ class Known:
         events = train.on(catalog).distinct()
         self.texts = (text or ItemText()).texts(catalog)
         has_text = np.fromiter((bool(t) for t in self.texts), dtype=bool, count=len(self.texts))  # (n_items,)
-        self.usable = events.where(has_text[events.item_rows])
+        there = has_text[events.item_rows]
+        self.usable = events.where(there)
+        groups = events.user_rows if session_days is None else sessions(events, session_days)
+        self.groups = groups[there]  # (n_usable,) the person of each event, or the session
         n = len(self.texts)
         self.counts = np.bincount(events.item_rows, minlength=n)  # (n_items,)
         share = np.maximum(self.counts, 1) / max(self.counts.sum(), 1)
         self.log_popularity = np.log(share).astype(np.float32)
-        self._people, place = np.unique(events.user_rows, return_inverse=True)
+        self._people, place = np.unique(groups, return_inverse=True)
         people = self._people
         own = np.bincount(place, minlength=len(people))
         word = np.sqrt(1.0 / np.maximum(own - 1, 1))[place] * self.counts[events.item_rows] ** (-balance / 2)
         shape = (n, max(len(people), 1))
         self.readers = sp.csr_matrix((word.astype(np.float32), (events.item_rows, place)), shape=shape)
         self._taken = sp.csr_matrix((np.ones(len(place), np.float32), (events.item_rows, place)), shape=shape)
-        self.provenance = {"n_events": len(train), "n_users": len(people), "train": train.fingerprint()}
+        self.provenance = {
+            "n_events": len(train),
+            "n_users": len(np.unique(events.user_rows)),
+            "train": train.fingerprint(),
+        }
 
     def column_of(self, user_rows: Rows) -> Rows:
         """Return the columns of `readers` that stand for people."""

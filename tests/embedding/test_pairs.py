@@ -154,6 +154,12 @@ def test_sessions_and_baskets():
     )
     assert len(whole) == 10 and basket == {frozenset((1, 2))}
     assert chain == {frozenset((i, j)) for i in (1, 2, 3, 4) for j in (1, 2, 3, 4) if i < j}
+    chained = TextPairs.from_interactions(train, CATALOG, balance=0, session_days=1)
+    between = chained.strengths_between(np.array([1]), np.array([2, 5, 6]))  # ann took 5 much later
+    np.testing.assert_allclose(between, [[1 / 3, 0, 0]], rtol=1e-6)
+    assert chained.together(np.array([1]), np.array([2, 5])).tolist() == [[True, False]]
+    np.testing.assert_allclose(chained.strengths, 1.0)
+    assert chained.provenance["n_users"] == 2
     with pytest.raises(DataError, match="sessions need times"):
         pairs_of({"ann": [1, 2]}, session_days=1)
 
