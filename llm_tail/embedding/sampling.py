@@ -139,8 +139,10 @@ def any_shared(readers: sp.csr_matrix, first: Rows, others: Rows) -> NDArray[np.
     """Return which of its own `others` (n, k) each of `first` (n,) shares a reader with; False at rows below 0."""
     n, k = others.shape
     found = np.zeros((n, k), dtype=bool)
-    # A text that many took is a long row, and comes k times: parts of bounded memory.
-    part_of = np.cumsum((np.diff(readers.indptr)[first].astype(np.int64) + 1) * k) // _PART_WORDS
+    # A text that many took is a long row, and comes k times; its others may be long too: parts of bounded memory.
+    length = np.diff(readers.indptr).astype(np.int64)
+    words = (length[first] + 1) * k + np.where(others >= 0, length[others], 0).sum(axis=1)  # (n,)
+    part_of = np.cumsum(words) // _PART_WORDS
     for part in np.split(np.arange(n), np.flatnonzero(np.diff(part_of)) + 1) if n else []:
         left, right = readers[np.repeat(first[part], k)], readers[np.maximum(others[part], 0).ravel()]
         found[part] = np.asarray(left.multiply(right).sum(axis=1)).reshape(-1, k) > 0

@@ -1,13 +1,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.interactions import Interactions
+from llm_tail.embedding import sampling
 from llm_tail.embedding.pairs import TextPairs
-from llm_tail.embedding.sampling import MOST_OF_ONE, draw_pairs, sessions, weighted_draw, words_of
+from llm_tail.embedding.sampling import MOST_OF_ONE, any_shared, draw_pairs, sessions, weighted_draw, words_of
 
 
 @settings(deadline=None, max_examples=50)
@@ -50,6 +52,26 @@ def test_sessions_by_eye():
     frame = pd.DataFrame({"user_id": list("abaa"), "item_id": list("xxyz"), "timestamp": days * 86_400})
     numbers = sessions(Interactions.from_frame(frame), 1.0)
     assert numbers[0] == numbers[2] and len(set(numbers.tolist())) == 3
+
+
+def test_many_short_rows_against_long_ones_are_compared_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    taken = rng.random((40, 300)) < np.r_[np.full(5, 0.9), np.full(35, 0.01)][:, None]  # five long rows
+    readers = sp.csr_matrix(taken.astype(np.float32))
+    first, others = np.arange(5, 40), np.tile(np.array([0, 1, 2, 3, 4, 7, -1]), (35, 1))
+    whole = any_shared(readers, first, others)
+    counted, original = [], sp.csr_matrix.multiply
+
+    def counting(self, other):
+        counted.append(self.nnz + other.nnz)
+        return original(self, other)
+
+    monkeypatch.setattr(sampling, "_PART_WORDS", 3_000)
+    monkeypatch.setattr(sp.csr_matrix, "multiply", counting)
+    np.testing.assert_array_equal(any_shared(readers, first, others), whole)
+    assert max(counted) < 2 * 3_000 < sum(counted)
+    expected = [[o >= 0 and (taken[f] & taken[o]).any() for o in own] for f, own in zip(first, others, strict=True)]
+    np.testing.assert_array_equal(whole, expected)
 
 
 def test_the_word_of_a_value():
