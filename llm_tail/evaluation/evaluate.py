@@ -70,7 +70,8 @@ def evaluate(
     Parameters
     ----------
     models : sequence of Recommender, or mapping of name to Recommender
-        What is compared. Those of a sequence are called by their ``name``; a second one of it gets a number.
+        What is compared. Those of a sequence are called by their ``name``; a second one of it gets a number. A mapping
+        is asked for one model at a time, and no model is held beyond its turn.
     split : Split
         Training, validation and test.
     k : int or sequence of int
@@ -298,13 +299,13 @@ def _exposure(top: NDArray[np.int64], candidates: NDArray[np.int64], train: Inte
     }
 
 
-def _named(models: Sequence[Recommender] | Mapping[str, Recommender]) -> dict[str, Recommender]:
+def _named(models: Sequence[Recommender] | Mapping[str, Recommender]) -> Mapping[str, Recommender]:
     if isinstance(models, Recommender):
         models = [models]
     if not models:
         raise DataError("there is no model to evaluate; expected at least one")
     if isinstance(models, Mapping):
-        return dict(models)
+        return models
     named: dict[str, Recommender] = {}
     for model in models:
         n = 1

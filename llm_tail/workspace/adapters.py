@@ -116,11 +116,11 @@ def look_at(workspace: Workspace, encoder: Encoder, probe: Probe | None) -> Look
 
 def judge(workspace: Workspace, encoders: Mapping[str, Encoder], split: Split, *, shown: Sequence[str] = ()) -> Verdict:
     """Hold encoders against the first of them, by `judge_encoders`, with the settings of the run."""
-    from llm_tail.workspace.guard import judge_encoders
+    from llm_tail.workspace.guard import OneByOne, judge_encoders
 
     probe = make_probe(workspace)
     return judge_encoders(
-        {label: look_at(workspace, encoder, probe) for label, encoder in encoders.items()},
+        OneByOne(tuple(encoders), lambda label: look_at(workspace, encoders[label], probe)),
         split,
         shown=shown,
         probe=probe.kind if probe else "",

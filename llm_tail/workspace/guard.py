@@ -9,11 +9,11 @@ among all others? Fine-tuning may blur that a little; where it is lost, so is wh
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,20 +26,24 @@ from llm_tail.errors import CorruptArtifactError, DataError
 from llm_tail.evaluation.evaluate import evaluate
 from llm_tail.evaluation.report import Interval, Report, short, sign_of, signed
 from llm_tail.recommenders.content import ContentSimilarity
+from llm_tail.workspace.samples import few_people
 
 if TYPE_CHECKING:
     from llm_tail.data.catalog import Catalog
     from llm_tail.data.splits import Split
+    from llm_tail.recommenders.base import Recommender
 
 K = 20
 METRIC = f"ndcg@{K}"
 METRICS = (METRIC, f"recall@{K}")
 FEWEST, MOST = 50, 2_000  # items of a probe: fewer say nothing, more cost without telling more
+MOST_PEOPLE = 20_000  # of validation: more make the intervals no narrower than anybody needs
 TITLES, HALVES = "title -> own description", "first half of the text -> second half"
 _TIE = 1e-6  # cosines closer than this are equal but for rounding
 _ROUNDING = 1e-9
 
 Vectors = NDArray[np.float32]
+T = TypeVar("T")
 
 
 class TurnsToVectors(Protocol):
@@ -142,6 +146,30 @@ class Look(NamedTuple):
 
     vectors: Vectors
     probe: ProbeScore | None = None
+
+
+class OneByOne(Mapping[str, T]):
+    """A mapping whose values are made when they are asked for, and not kept.
+
+    Examples
+    --------
+    >>> list(OneByOne(["base", "tuned"], len).items())
+    [('base', 4), ('tuned', 5)]
+    """
+
+    def __init__(self, names: Sequence[str], make: Callable[[str], T]) -> None:
+        self._names, self._make = names, make
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -280,9 +308,9 @@ def judge_encoders(
     Parameters
     ----------
     looks : mapping of str to Look
-        The base first, then the candidates; vectors in the item order of `split`.
+        The base first, then the candidates; vectors in the item order of `split`. Each is asked for once.
     split : Split
-        Its validation part is what is judged on; nothing may have been trained on it.
+        Its validation part is what is judged on, by at most 20,000 people; nothing may have been trained on it.
     shown : sequence of str
         Labels that only stand beside the others: the encoder before pre-training. Where none of those that may be kept
         ranks better, the verdict says so.
@@ -293,7 +321,7 @@ def judge_encoders(
     n_bootstrap : int
         Resamples of people behind the intervals.
     seed : int
-        Of the resamples.
+        Of the resamples, and of the draw where there are more people.
 
     Returns
     -------
@@ -306,16 +334,20 @@ def judge_encoders(
 
     Notes
     -----
-    Costs one content-only ranking for each look, and holds the vectors of all.
+    Costs one content-only ranking for each look. They are judged one after another: with an `OneByOne`, the vectors of
+    one or two are held at a time.
     """
     if not looks:
         raise DataError("there is no encoder to judge; give the base and at least one candidate")
-    models = {
-        label: ContentSimilarity().fit(split.train, Embeddings(split.train.items, look.vectors))
-        for label, look in looks.items()
-    }
-    report = evaluate(models, split, K, n_bootstrap=n_bootstrap, seed=seed, phase="validation")
-    probes = {label: look.probe for label, look in looks.items()}
+    sample, probes = few_people(split, MOST_PEOPLE, seed=seed), {}
+
+    def model_of(label: str) -> Recommender:
+        look = looks[label]
+        probes[label] = look.probe
+        return ContentSimilarity().fit(sample.train, Embeddings(sample.items, look.vectors))
+
+    models = OneByOne(tuple(looks), model_of)
+    report = evaluate(models, sample, K, n_bootstrap=n_bootstrap, seed=seed, phase="validation")
     kept, why = _decide(report, probes, max_forgetting, shown)
     why = "; ".join([why, *_unbeaten(report, kept, shown)])
     return Verdict(report, probes, probe if any(probes.values()) else "", kept, why, max_forgetting)

@@ -1,6 +1,7 @@
 """The guard: who is kept, by which rule, and what the probe can see."""
 
 import json
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +15,14 @@ from llm_tail.data.interactions import Interactions
 from llm_tail.data.splits import split_cold_items
 from llm_tail.errors import CorruptArtifactError, DataError
 from llm_tail.evaluation.report import Interval, Report
+from llm_tail.workspace import guard
 from llm_tail.workspace.guard import (
     HALVES,
     METRIC,
     METRICS,
     TITLES,
     Look,
+    OneByOne,
     Probe,
     ProbeScore,
     Verdict,
@@ -118,6 +121,30 @@ def test_the_rule(pairs):
     legal = [n for n in means if means[n] > means["e0"] and probes[n].mrr >= 0.75 * probes["e0"].mrr - 1e-9]
     assert why
     assert kept == (max(legal, key=lambda n: means[n]) if legal else "e0")
+
+
+def test_looks_are_asked_for_one_by_one_and_let_go(split):
+    made, alive = [], []
+
+    def look_of(label):
+        array = vectors(split, {"base": 0.3}.get(label, 0.5))
+        made.append(weakref.ref(array))
+        alive.append(sum(ref() is not None for ref in made))
+        return Look(array)
+
+    labels = ("base", "25%", "50%", "75%", "100%")
+    verdict = judge_encoders(OneByOne(labels, look_of), split, n_bootstrap=0)
+    assert verdict.labels == labels and len(alive) == 5 and max(alive) <= 2
+    whole = judge_encoders({label: look_of(label) for label in labels}, split, n_bootstrap=0)
+    assert whole.to_dict()["mean"] == verdict.to_dict()["mean"]
+
+
+def test_many_people_are_drawn_from(split, monkeypatch):
+    monkeypatch.setattr(guard, "MOST_PEOPLE", 5)
+    looks = {"base": look(split, 0.3), "better": look(split, 0.9)}
+    verdicts = [judge_encoders(looks, split, n_bootstrap=0, seed=seed) for seed in (1, 1)]
+    assert max(verdicts[0].report.n_users.values()) <= 5
+    assert verdicts[0].to_dict()["mean"] == verdicts[1].to_dict()["mean"]
 
 
 # ---- the probe
