@@ -151,14 +151,28 @@ def any_shared(readers: sp.csr_matrix, first: Rows, others: Rows) -> NDArray[np.
 
 def check_no_leak(train: Interactions, held_out: Interactions) -> None:
     """Raise `DataError` where a person's held-out item stands in training too."""
-    frames = [part.to_frame()[["user_id", "item_id"]].drop_duplicates() for part in (train, held_out)]
-    both = frames[0].merge(frames[1])
-    if len(both):
-        one = both.iloc[0]
+    one = _held_in_both(train, held_out)
+    if one is not None:
+        n, user, item = one
         raise DataError(
-            f"{len(both):,} training events stand in validation or test as well, such as user {one.user_id!r} with "
-            f"item {one.item_id!r}; pairs made from them would know the answers; take them out of training"
+            f"{n:,} training events stand in validation or test as well, such as user {user!r} with item {item!r}; "
+            "pairs made from them would know the answers; take them out of training"
         )
+
+
+def _held_in_both(train: Interactions, held_out: Interactions) -> tuple[int, str, str] | None:
+    """Return how many distinct events stand in both, and the user and item of one of them; None where none does."""
+    if train.users == held_out.users and train.items == held_out.items:  # rows mean the same: no ids are spelt out
+        n_items = max(len(train.items), 1)
+        seen, held = (part.user_rows * n_items + part.item_rows for part in (train, held_out))
+        both = np.intersect1d(seen, held)
+        if not len(both):
+            return None
+        user, place = divmod(int(both[0]), n_items)
+        return len(both), train.users[user], train.items[place]
+    frames = [part.to_frame()[["user_id", "item_id"]].drop_duplicates() for part in (train, held_out)]
+    shared = frames[0].merge(frames[1])
+    return (len(shared), shared.user_id.iloc[0], shared.item_id.iloc[0]) if len(shared) else None
 
 
 def sessions(events: Interactions, days: float) -> Rows:

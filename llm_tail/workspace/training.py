@@ -62,13 +62,12 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
     from llm_tail.embedding.sampling import check_no_leak
 
     config = workspace.config if lora is None else workspace.config.replace(lora=lora.model_dump())
-    held_out = held_out_of(workspace, split)
-    check_no_leak(split.train, held_out)  # here too: a leak is no kind of pairs that may be left out
+    check_no_leak(split.train, held_out_of(workspace, split))  # here: a leak is no kind of pairs that may be left out
     parts: list[TextPairs] = []
     missing: list[tuple[str, DataError | ConfigError]] = []
     for kind in dict.fromkeys(config.lora.pairs):
         try:
-            parts.append(_makers(workspace, config, split, held_out)[kind]())
+            parts.append(_makers(workspace, config, split)[kind]())
         except (DataError, ConfigError) as error:
             missing.append((kind, error))
     if not parts:
@@ -138,9 +137,7 @@ def _cut(encoder: Encoder, max_tokens: int) -> Encoder:
     )
 
 
-def _makers(
-    workspace: Workspace, config: RunConfig, split: Split, held_out: Interactions
-) -> dict[str, Callable[[], TextPairs]]:
+def _makers(workspace: Workspace, config: RunConfig, split: Split) -> dict[str, Callable[[], TextPairs]]:
     """Return how pairs of each kind are made."""
     from llm_tail.embedding.pairs import TextPairs
 
@@ -161,11 +158,10 @@ def _makers(
             n_pairs=n,
             balance=lora.balance,
             session_days=lora.session_days,
-            held_out=held_out,
             seed=seed,
         ),
         "history": lambda: TextPairs.from_histories(
-            split.train, catalog, text, n_pairs=n, length=lora.history_length, held_out=held_out, seed=seed
+            split.train, catalog, text, n_pairs=n, length=lora.history_length, seed=seed
         ),
         "attribute": of_attributes,
         "text": lambda: TextPairs.from_texts(catalog, text, n_pairs=n, seed=seed),

@@ -299,6 +299,16 @@ def test_a_leak_is_named():
             make(train, CATALOG, held_out=held_out)
 
 
+def test_a_leak_is_found_by_rows_where_both_speak_of_the_same(monkeypatch):
+    train = Interactions.from_pairs([("ann", "1"), ("ann", "2"), ("bob", "3"), ("bob", "3")], items=CATALOG.ids)
+    fine = Interactions(train.users, train.items, np.array([0, 1]), np.array([3, 2]))
+    leaky = Interactions(train.users, train.items, np.array([1, 1, 0]), np.array([3, 3, 5]))
+    monkeypatch.delattr(Interactions, "to_frame")
+    check_no_leak(train, fine)
+    with pytest.raises(DataError, match=r"1 training events stand in .* user 'bob' with item '3'"):
+        check_no_leak(train, leaky)
+
+
 def test_some_fields_and_never_all_of_them():
     pairs = TextPairs.from_texts(SHELF)
     rng = np.random.default_rng(0)
