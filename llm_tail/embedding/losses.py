@@ -86,8 +86,7 @@ class Contrastive:
     proportion to p(j | i) and is a negative in proportion to q_j, so that s_ij = log(p(j | i) / q_j) + b log q_j. With
     soft labels each row carries its own target w_ij (the damped strength of the two), whoever else is in the batch, so
     that s_ij = log w_ij + b log q_j: there b makes texts of popular items nearer, and 0 adds nothing.
-    A candidate that is masked is in neither the softmax nor the target, and the target of its row then sums to less
-    than 1: such a row counts less.
+    A candidate that is masked is in neither the softmax nor the target; those that are left share the whole target.
     """
 
     temperature: float = 0.05
@@ -115,11 +114,11 @@ class Contrastive:
 
     def _soft(self, logits: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
         own = torch.eye(len(targets), device=targets.device, dtype=targets.dtype)
+        targets = targets.masked_fill(masked, 0.0)  # what is no candidate takes no share from those that are
         total = targets.sum(dim=1, keepdim=True)  # (n, 1)
         spread = torch.where(total > 0, targets / total.clamp(min=1e-12), own)  # without a word, the drawn pair stands
         target = self.soft_labels * spread + (1 - self.soft_labels) * own  # (n, n)
         logs = torch.log_softmax(logits, dim=1)[:, : len(targets)]
-        # What is no negative has no logit; what the teacher says of it is left out with it.
         return -(target * logs.masked_fill(masked, 0.0)).sum(dim=1).mean()
 
 

@@ -96,6 +96,17 @@ def test_soft_labels_by_hand():
     assert float(Contrastive(1.0, 0.0, 0.5)(even)) == pytest.approx(-(0.75 * logs[0] + 0.25 * logs[1]))
 
 
+def test_what_is_masked_leaves_its_share_to_the_others():
+    batch, masked = random_batch(), torch.zeros(5, 5, dtype=torch.bool)
+    masked[0, 1] = masked[3, 4] = True
+    targets = torch.rand(5, 5) + 0.1
+    loss = Contrastive(0.1, 0.0, 1.0)
+    without = loss(replace(batch, masked=masked, targets=targets.masked_fill(masked, 0.0)))
+    torch.testing.assert_close(loss(replace(batch, masked=masked, targets=targets)), without)
+    even = replace(PLAIN, masked=torch.tensor([[False, True], [True, False]]), targets=torch.ones(2, 2))
+    assert float(Contrastive(1.0, 0.0, 1.0)(even)) == pytest.approx(0.0)
+
+
 def test_where_the_loss_is_least():
     """Soft: s = log w + b log q up to a constant of the row; checked by descent on free logits, one direction alone."""
     weight = torch.tensor([[3.0, 1.0, 2.0], [1.0, 4.0, 1.0], [2.0, 1.0, 5.0]])
