@@ -37,13 +37,16 @@ def export_encoder(workspace: Workspace, folder: str | Path, name: str | None = 
     Raises
     ------
     DataError
-        If the folder holds something else.
+        If the folder holds something else, or is the one that this process runs in.
 
     Notes
     -----
-    Needs the space of the whole model beside what is there: the new folder takes its place in one step.
+    Needs the space of the whole model beside what is there: a former export makes way only once the new one is whole
+    on the disk, and comes back if the new one cannot take its place.
     """
-    target = Path(folder)
+    target = Path(folder).resolve()
+    if Path.cwd().is_relative_to(target):  # a former export is replaced as a whole, and would take the ground away
+        raise DataError(f"{target} is where this runs; name a folder in it, such as {target / 'encoder'}")
     if target.exists() and not (target / MARK).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise DataError(f"{target} is there already and is no former export; name a new folder")
     encoder = workspace.encoder if name is None else open_encoder(workspace, name)
@@ -53,12 +56,24 @@ def export_encoder(workspace: Workspace, folder: str | Path, name: str | None = 
         _without_paths(draft)
         (draft / "README.md").write_text(_card(workspace, encoder, name, target.name, made), encoding="utf-8")
         write_json(draft / MARK, {"encoder": encoder.fingerprint, "base": public_name(workspace.config.encoder.name)})
-        if target.exists():
-            shutil.rmtree(target)
-        draft.replace(target)
+        _swap(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return target
+
+
+def _swap(draft: Path, target: Path) -> None:
+    """Let `draft` take the place of `target`, by two renames where a folder is there already."""
+    former = draft.with_name(f"{draft.name}-former")
+    if target.exists():
+        target.replace(former)
+    try:
+        draft.replace(target)
+    except OSError:
+        if former.exists():
+            former.replace(target)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def losses_of(folder: Path) -> list[float]:

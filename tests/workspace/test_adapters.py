@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,6 +144,34 @@ def test_an_export_is_the_same_each_time_and_replaces_nothing_but_itself(tuned, 
     (folder / MARK).unlink()
     with pytest.raises(DataError, match="is there already and is no former export; name a new folder"):
         export_encoder(tuned, folder, "base")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_folder_that_this_runs_in_is_not_replaced_and_paths_are_taken_from_it(tuned, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (".", "..", "/"):
+        with pytest.raises(DataError, match=r"is where this runs; name a folder in it, such as .*encoder"):
+            export_encoder(tuned, folder, "base")
+    for _ in range(2):
+        folder = export_encoder(tuned, "../here/out/.", "base")
+        assert folder == tmp_path / "here" / "out" and "\n# out\n" in (folder / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["out"]
+
+
+def test_an_export_that_cannot_take_its_place_leaves_the_former_one(tuned, tmp_path, monkeypatch):
+    folder = export_encoder(tuned, tmp_path / "out", "base", made="2020-02-02")
+    rename = Path.replace
+
+    def fail(self, target):
+        if Path(target) == folder and not self.name.endswith("-former"):
+            raise PermissionError(13, "Permission denied", str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(PermissionError):
+        export_encoder(tuned, folder, "base", made="2021-02-02")
+    assert "Made on 2020-02-02." in (folder / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
