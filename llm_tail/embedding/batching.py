@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -72,6 +73,8 @@ class BatchPlanner(Dataset[dict[str, int]]):
     ) -> None:
         self.pairs, self.base, self.config, self.seed, self.search = pairs, base, config, seed, search
         self.batches = _order(pairs, config, np.random.default_rng(seed))
+        # Equal texts bear the same number: they are no negatives of each other, whatever their rows.
+        self._same = pd.factorize(np.array(pairs.texts, dtype=object))[0]  # (n_texts,)
         self._tokens: dict[int, list[int]] = {}
         self._base_vectors: dict[int, NDArray[np.float16]] = {}
         self._guide: NDArray[np.float16] | None = None
@@ -141,7 +144,7 @@ class BatchPlanner(Dataset[dict[str, int]]):
         def put(array: NDArray[Any]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-        masked = self._masked(anchors, positives, anchors, positives)
+        masked = self._masked(anchors, positives, positives, hard=False)
         np.fill_diagonal(masked, False)
         popularity = [put(pairs.log_popularity[side]) for side in rows]
         kind = int(pairs.kinds[plan.pairs[0]])
@@ -152,7 +155,7 @@ class BatchPlanner(Dataset[dict[str, int]]):
             put(masked),
             (popularity[0], popularity[1]),
             negatives=vectors[put(plan.negatives)] if len(hard) else None,
-            masked_negatives=put(self._masked(anchors, hard, anchors, positives)) if len(hard) else None,
+            masked_negatives=put(self._masked(anchors, positives, hard, hard=True)) if len(hard) else None,
             negative_popularity=popularity[2] if len(hard) else None,
             strengths=put(pairs.strengths[plan.pairs]),
             targets=targets,
@@ -175,18 +178,20 @@ class BatchPlanner(Dataset[dict[str, int]]):
     def _soft(self) -> bool:
         return self.config.loss == "contrastive" and self.config.soft_labels > 0
 
-    def _masked(self, of: Rows, candidates: Rows, anchors: Rows, positives: Rows) -> NDArray[np.bool_]:
+    def _masked(self, anchors: Rows, positives: Rows, candidates: Rows, *, hard: bool) -> NDArray[np.bool_]:
         """Return which candidates are no negatives: the anchor itself, its positive, and what the setting names."""
-        masked: NDArray[np.bool_] = of[:, None] == candidates  # (n, n_candidates)
-        if not self._soft:  # soft labels say of each candidate what it is, the positive again included
-            masked |= positives[:, None] == candidates
-        if self.config.false_negatives == "together":
-            masked |= self.pairs.together(of, candidates)
+        same = self._same
+        masked: NDArray[np.bool_] = same[anchors][:, None] == same[candidates]  # (n, n_candidates)
+        twins = same[positives][:, None] == same[candidates]
+        soft = self._soft and not hard  # soft labels say of each positive of the batch what it is, its own again
+        masked |= twins & (positives[:, None] != candidates) if soft else twins
+        if hard or (self.config.false_negatives == "together" and not soft):
+            masked |= self.pairs.together(anchors, candidates)
         if self.config.false_negatives == "similar":
             guide = self._guide
             if guide is None:
                 raise DataError("the guide's vectors are missing")
-            near = guide[of].astype(np.float32) @ guide[candidates].astype(np.float32).T  # (n, n_candidates)
+            near = guide[anchors].astype(np.float32) @ guide[candidates].astype(np.float32).T  # (n, n_candidates)
             own = np.einsum("ij,ij->i", guide[anchors].astype(np.float32), guide[positives].astype(np.float32))
             masked |= near > own[:, None]  # closer than the positive is: likely one too (GISTEmbed, Solatorio 2024)
         return masked

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from llm_tail.data.catalog import Catalog
@@ -73,6 +74,39 @@ def test_masks(decoder):
     np.testing.assert_array_equal(batch.masked.numpy(), anchors[:, None] == positives)
     np.testing.assert_allclose(batch.targets, soft.pairs.strengths_between(anchors, positives))
     assert (batch.targets.diagonal() > 0).all()
+
+
+def test_with_soft_labels_nothing_is_left_out_that_they_speak_of(decoder):
+    """Masked by `together`, nothing but the diagonal would be left of the target."""
+    plain, together = (
+        batch_of(planner(decoder, soft_labels=1.0, false_negatives=setting))[1] for setting in ("none", "together")
+    )
+    assert torch.equal(plain.masked, together.masked)
+    assert ((together.targets > 0) & ~together.masked).sum() > len(together.targets)
+
+
+@pytest.mark.parametrize("soft", [0.0, 1.0])
+def test_hard_negatives_that_are_positives_of_the_anchor_in_other_rows_are_masked(decoder, soft):
+    plans = planner(decoder, soft_labels=soft, false_negatives="none", hard_negatives=1, negative_margin=2.0)
+    plans.negatives = np.tile(np.arange(8), 5)[:, None]  # every text is a negative of someone
+    plan, batch = batch_of(plans)
+    anchors, positives = sides(plans, plan)
+    hard = plan.texts[plan.negatives]
+    expected = plans.pairs.together(anchors, hard) | (positives[:, None] == hard) | (anchors[:, None] == hard)
+    np.testing.assert_array_equal(batch.masked_negatives.numpy(), expected)
+    assert expected.any() and not expected.all()
+
+
+@pytest.mark.parametrize("soft", [0.0, 1.0])
+def test_equal_texts_are_no_negatives_of_each_other(decoder, soft):
+    texts = [*SEA, *SEA]  # rows 4 to 7 say what 0 to 3 say
+    pairs = TextPairs([0, 2, 4], [1, 5, 3], texts, np.zeros(8))
+    plan, batch = batch_of(planner(decoder, pairs, soft_labels=soft, false_negatives="none"))
+    words = [[texts[row] for row in side] for side in sides(planner(decoder, pairs), plan)]
+    same = np.array([[p in (a, own) for p in words[1]] for a, own in zip(*words, strict=True)])
+    np.fill_diagonal(same, False)
+    assert same.sum() == 2  # 1 and 5
+    np.testing.assert_array_equal(batch.masked.numpy(), same)
 
 
 def test_other_losses_do_not_hear_soft_labels(decoder):
