@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_tail.artifacts import write_artifact
-from llm_tail.errors import DataError, LlmTailError, MissingExtraError
+from llm_tail.errors import ConfigError, DataError, LlmTailError, MissingExtraError
 from llm_tail.progress import is_first_process
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ HYBRID = "hybrid"
 def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
     """Look for what is wrong with the data."""
     from llm_tail.data.audit import Finding, audit
+    from llm_tail.workspace.training import check_columns
 
     texts = workspace.item_text.texts(workspace.catalog)
     try:
@@ -39,8 +40,11 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
     if found.ok:
         try:
             _ = workspace.split  # better now than after all has been embedded
-        except DataError as error:
-            found = replace(found, findings=(Finding("error", "split", str(error)), *found.findings))
+            if workspace.config.lora.enabled:
+                check_columns(workspace.config, workspace.catalog.columns)
+        except (DataError, ConfigError) as error:
+            code = "split" if isinstance(error, DataError) else "setting"
+            found = replace(found, findings=(Finding("error", code, str(error)), *found.findings))
     with write_artifact(folder, "audit", made_from, {"audit": found.to_dict()}):
         pass
     n = Counter(finding.severity for finding in found.findings)

@@ -9,7 +9,7 @@ import numpy as np
 
 from llm_tail.config import LoraConfig, RunConfig
 from llm_tail.data.interactions import Interactions
-from llm_tail.errors import ConfigError, DataError
+from llm_tail.errors import ConfigError, DataError, closest
 from llm_tail.workspace.samples import few_items, few_people
 
 if TYPE_CHECKING:
@@ -25,6 +25,16 @@ MOST_PEOPLE, MOST_ITEMS = 2_000, 20_000  # of a validation on the way: it is tak
 def attributes_of(config: RunConfig) -> list[str]:
     """Return the columns whose shared values make pairs; none where such pairs are not asked for."""
     return (config.lora.attributes or config.graph.relations) if "attribute" in config.lora.pairs else []
+
+
+def check_columns(config: RunConfig, columns: Sequence[str]) -> None:
+    """Raise `ConfigError` where pairs are to be made of a column that the catalogue has not; the nearest is named."""
+    setting = "lora.attributes" if config.lora.attributes else "graph.relations"
+    for name in attributes_of(config):
+        if name not in columns:
+            near = closest(name, columns, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(columns)}"
+            raise ConfigError(f"setting {setting!r} names {name!r}, and the catalogue has no such column; {hint}")
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
@@ -57,12 +67,16 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
     ------
     DataError
         If the data gives none of the kinds, or a held-out event stands in training.
+    ConfigError
+        If there is no column that the settings name.
     """
     from llm_tail.embedding.pairs import TextPairs
     from llm_tail.embedding.sampling import check_no_leak
 
     config = workspace.config if lora is None else workspace.config.replace(lora=lora.model_dump())
-    check_no_leak(split.train, held_out_of(workspace, split))  # here: a leak is no kind of pairs that may be left out
+    # Neither a misspelt name nor a leak is a kind of pairs that the data cannot give and that may be left out.
+    check_columns(config, workspace.catalog.columns)
+    check_no_leak(split.train, held_out_of(workspace, split))
     parts: list[TextPairs] = []
     missing: list[tuple[str, DataError | ConfigError]] = []
     for kind in dict.fromkeys(config.lora.pairs):

@@ -43,12 +43,24 @@ def test_pairs_of_every_kind_are_drawn(run):
 
 
 def test_what_the_data_cannot_give_is_left_out_and_named_or_said_where_nothing_is_left(run):
-    lora = with_lora(run, pairs=["text", "attribute"], attributes=["shelf mark"])
-    pairs, notes = make_pairs(run, run.split, lora)
+    pairs, notes = make_pairs(run, run.split, with_lora(run, pairs=["text", "co-interaction"], session_days=1.0))
     assert set(pairs.provenance["kinds"]) == {"text"}
-    assert len(notes) == 1 and notes[0].startswith("no attribute pairs: the catalogue has no column 'shelf mark'")
+    assert len(notes) == 1 and notes[0].startswith("no co-interaction pairs: sessions need times")
     with pytest.raises(DataError, match="sessions need times"):
         make_pairs(run, run.split, with_lora(run, session_days=1.0))
+
+
+def test_a_misspelt_column_is_named_before_anything_is_trained(run, tmp_path):
+    words = r"setting 'lora.attributes' names 'brnad', and the catalogue has no such column; did you mean 'brand'\?"
+    with pytest.raises(ConfigError, match=words):
+        make_pairs(run, run.split, with_lora(run, pairs=["text", "attribute"], attributes=["category", "brnad"]))
+    settings = ["lora.enabled=true", 'lora.pairs=["text", "attribute"]', 'lora.attributes=["brnad"]']
+    early = Workspace.open(shop.write(tmp_path), settings)
+    with pytest.raises(DataError, match=f"the data cannot be used: {words}"):
+        early.run()
+    assert [name for name in early.stages if name in early.record] == ["audit"]
+    off = early.config.overridden(["lora.enabled=false", "folder=" + json.dumps(str(tmp_path / "off"))])
+    Workspace(off).run(until="audit")
 
 
 def test_attribute_pairs_need_a_column(tmp_path):
