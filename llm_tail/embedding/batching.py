@@ -76,9 +76,10 @@ class BatchPlanner(Dataset[dict[str, int]]):
         # Equal texts bear the same number: they are no negatives of each other, whatever their rows.
         self._same = pd.factorize(np.array(pairs.texts, dtype=object))[0]  # (n_texts,)
         self._tokens: dict[int, list[int]] = {}
-        self._base_vectors: dict[int, NDArray[np.float16]] = {}
         self._guide: NDArray[np.float16] | None = None
         self.mean = self._mean() if config.centre else None  # (dim,)
+        if config.keep:
+            self._staying, self._base_vectors = self._stay()
         self.negatives: NDArray[np.int64] | None = None  # (n_pairs, hard_negatives), -1 where there is none
         guide = (
             self._vectors(base, self._sides) if config.false_negatives == "similar" or config.hard_negatives else None
@@ -167,12 +168,20 @@ class BatchPlanner(Dataset[dict[str, int]]):
         return vectors if self.mean is None else normalize(vectors - self.mean.to(vectors.device), dim=1)
 
     def _before(self, rows: Rows) -> Tensor:
-        """Return the vectors that texts had before training, shape (n_texts, dim); each is made once."""
-        new = np.array([row for row in rows if int(row) not in self._base_vectors], np.int64)
-        if len(new):
-            made = self.base.encode([self.pairs.texts[row] for row in new]).astype(np.float16)
-            self._base_vectors.update(zip(new.tolist(), made, strict=True))
-        return torch.from_numpy(np.stack([self._base_vectors[int(row)] for row in rows]).astype(np.float32))
+        """Return the vectors that texts had before training, shape (n_texts, dim)."""
+        return torch.from_numpy(self._base_vectors[np.searchsorted(self._staying, rows)].astype(np.float32))
+
+    def _stay(self) -> tuple[Rows, NDArray[np.float16]]:
+        """Return the rows of all texts that any step will see, and the base's vectors of them, cut as in training.
+
+        Made at once: in half precision a vector depends a little on what it is batched with, and a training that goes
+        on after a kill has to hold its texts to the same ones.
+        """
+        rows = np.unique(np.concatenate([self._sides, *(self._others(step) for step in range(len(self)))]))
+        base = self.base
+        settings = base.config.replace(max_tokens=min(self.config.max_tokens, base.max_tokens))
+        short = Encoder(base.model, settings, base_weights=base.base_weights, adapter=base.adapter, tuning=base.tuning)
+        return rows, self._encoded(short, rows)
 
     @property
     def _soft(self) -> bool:
@@ -230,9 +239,15 @@ class BatchPlanner(Dataset[dict[str, int]]):
         Neither a guide nor a search among far more than 50 needs more digits, and a million take 0.8 GB.
         """
         vectors = np.zeros((len(self.pairs.texts), encoder.dim), dtype=np.float16)
+        vectors[rows] = self._encoded(encoder, rows)
+        return vectors
+
+    def _encoded(self, encoder: Encoder, rows: Rows) -> NDArray[np.float16]:
+        """Return the vectors of the texts of `rows` alone, shape (n_rows, dim), made in blocks."""
+        vectors = np.empty((len(rows), encoder.dim), dtype=np.float16)
         for start in range(0, len(rows), _ENCODE_BLOCK):
-            block = rows[start : start + _ENCODE_BLOCK]
-            vectors[block] = encoder.encode([self.pairs.texts[row] for row in block], progress=True)
+            block = slice(start, start + _ENCODE_BLOCK)
+            vectors[block] = encoder.encode([self.pairs.texts[row] for row in rows[block]], progress=True)
         return vectors
 
     def save(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ import torch
 
 from llm_tail.data.catalog import Catalog
 from llm_tail.embedding.batching import BatchPlanner, _thinned
+from llm_tail.embedding.losses import staying_true
 from llm_tail.embedding.pairs import TextPairs
 from tests.embedding.test_finetune import KITCHEN, SEA, SMALL, TEXTS, make_pairs
 
@@ -155,6 +156,29 @@ def test_negatives_survive_on_disk(decoder, tmp_path):
     plain = planner(decoder)
     plain.save(tmp_path / "nowhere")  # there is nothing to write
     plain.load(tmp_path / "nowhere")
+
+
+# ---- staying true to the base
+
+
+def test_the_base_is_asked_once_before_the_first_step_and_for_what_training_sees(decoder, monkeypatch):
+    texts = [" ".join([*TEXTS[i:], *TEXTS[:i]]) for i in range(8)]  # far above 8 tokens
+    pairs = TextPairs([0, 2, 4, 6], [1, 3, 5, 1], texts, np.zeros(8))
+    plans = planner(decoder, pairs, keep=0.3, others=2, max_tokens=8, batch_size=2, epochs=3)
+    monkeypatch.delattr(type(decoder), "encode")
+    for step in (5, 0, 3):  # in any order
+        plan = plans.plan(step)
+        with torch.no_grad():
+            now = decoder.forward(plans.tokens(plan, step))
+        before = plans.batch(plan, now).before
+        torch.testing.assert_close(before, now, atol=1e-3, rtol=0)
+        kept = staying_true(lambda batch: batch.anchors.sum() * 0, 1.0, 0.1)
+        assert float(kept(plans.batch(plan, now))) == pytest.approx(0, abs=1e-4)
+
+
+def test_no_base_vectors_where_nothing_is_kept(decoder):
+    plans = planner(decoder, keep=0.0)
+    assert not hasattr(plans, "_base_vectors") and batch_of(plans)[1].before is None
 
 
 # ---- augmentation

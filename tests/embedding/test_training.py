@@ -159,6 +159,18 @@ def test_resumed_with_everything_switched_on(decoder, rich, tmp_path, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
+def test_resumed_in_bf16_while_texts_stay_true_to_the_base(decoder_folder, tmp_path, monkeypatch):
+    """In bf16 a vector depends on what it is batched with: that of the base is to be the same after a restart."""
+    encoder, config = Encoder.load(decoder_folder, precision="bf16"), OFTEN.replace(keep=5.0, others=2, batch_size=4)
+    whole = finetune(encoder, make_pairs(80), config)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_at(9, patch)
+        finetune(encoder, make_pairs(80), config, checkpoints=tmp_path)
+    resumed = finetune(encoder, make_pairs(80), config, checkpoints=tmp_path)
+    assert resumed.training.losses == whole.training.losses
+    assert_same(resumed, whole, atol=0)
+
+
 def scores(*values):
     """A measure that gives these values in turn; kept by step, as a real one depends on the weights alone."""
     seen = {}
