@@ -81,6 +81,7 @@ class EncoderConfig(Settings):
         "auto", description="How token states become one vector; auto takes what the model says, else guesses."
     )
     max_tokens: int = Field(128, ge=8, le=32_768, description="Longer texts are cut at this many tokens.")
+    dim: int | None = Field(None, ge=8, description="Vectors are cut to this width; the model's own if not given.")
     query_prompt: str | None = Field(None, description="Put before a query text; the model's own if not given.")
     document_prompt: str | None = Field(None, description="Put before an item text; the model's own if not given.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")

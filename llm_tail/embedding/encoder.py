@@ -231,7 +231,7 @@ class Encoder:
 
     @property
     def dim(self) -> int:
-        """The width of a vector."""
+        """The width of a vector: that of the model, or what it is cut to before it is scaled to length 1."""
         return int(self.model.get_embedding_dimension())
 
     @property
@@ -248,11 +248,12 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of everything that a vector depends on: weights, adapter, pooling, tokens, prompts, precision."""
+        """Digest of all that a vector depends on: weights, adapter, pooling, tokens, prompts, precision, width."""
         config = self.config
         prompts = [config.query_prompt, config.document_prompt]
         weights = [self.base_weights, self.adapter]
-        return fingerprint("encoder-1", weights, self.pooling, config.max_tokens, prompts, config.precision)
+        cut = [] if self.model.truncate_dim is None else [self.dim]
+        return fingerprint("encoder-1", weights, self.pooling, config.max_tokens, prompts, config.precision, *cut)
 
     @property
     def n_trainable(self) -> int:

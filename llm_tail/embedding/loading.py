@@ -48,6 +48,8 @@ def read_model(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     _set_pooling(model, settings, family, plain=not (folder / "modules.json").is_file())
+    if settings.dim is not None:
+        _cut_vectors(model, settings.dim)
     if family.append_eos and is_decoder(model[0].config):
         append_eos(tokenizer)
     return model
@@ -66,6 +68,15 @@ def _set_pooling(model: SentenceTransformer, settings: EncoderConfig, family: Fa
         return
     index = list(model).index(module)
     model[index] = Pooling(module.embedding_dimension, POOLING[wanted])
+
+
+def _cut_vectors(model: SentenceTransformer, dim: int) -> None:
+    """Let the model's vectors end at this width, whatever its files say; what is saved of it says so too."""
+    model.truncate_dim = None
+    full = int(model.get_embedding_dimension())
+    if dim > full:
+        raise ConfigError(f"setting 'encoder.dim' is {dim}, and the vectors of this model are {full} wide; take less")
+    model.truncate_dim = dim if dim < full else None
 
 
 def pooling_module(model: SentenceTransformer) -> Any:

@@ -228,7 +228,9 @@ def _autoencoder(model: SentenceTransformer) -> Any:
     body = model[0].model
     name, kind = body.config._name_or_path, body.config.model_type
     refusal = f"method 'tsdae' needs an architecture that decodes from a vector, as BERT, RoBERTa and GPT-2 do; {kind}"
-    if model.get_embedding_dimension() != body.config.hidden_size:
+    with model.truncate_embeddings(None):  # training has the whole vector, however much of it is used later
+        width = model.get_embedding_dimension()
+    if width != body.config.hidden_size:
         raise ConfigError(f"{refusal} has vectors of another width than its states here; use method 'lm'")
     with TemporaryDirectory() as folder:
         # The loss reads its decoder from a folder and lays it over the encoder: it has to find today's weights there.

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
-from llm_tail.config import EncoderConfig
+from llm_tail.config import EncoderConfig, LoraConfig, PretrainConfig
 from llm_tail.embedding.encoder import Encoder, batches
+from llm_tail.embedding.pretrain import pretrain
 from llm_tail.errors import ConfigError, DataError, NotFittedError
 
 from .conftest import NAMES
@@ -48,6 +49,57 @@ def test_bf16_stays_near():
     np.testing.assert_allclose(fast.encode(TEXTS, batch_tokens=1), b, atol=5e-3)
     assert exact.fingerprint != fast.fingerprint
     assert exact.base_weights == fast.base_weights
+
+
+# ---- vectors that are cut
+
+
+@pytest.fixture(scope="module")
+def cut():
+    return Encoder.load(NAMES["minilm"], precision="fp32", dim=64)
+
+
+def test_cut_vectors_are_the_first_components_at_length_1(minilm, cut):
+    whole = minilm.encode(TEXTS)[:, :64]
+    lengths = np.linalg.norm(whole, axis=1, keepdims=True)
+    np.testing.assert_allclose(cut.encode(TEXTS), whole / np.where(lengths > 0, lengths, 1), atol=1e-6)
+    assert cut.dim == 64 and cut.forward(cut.tokenize(["the whale"])).shape == (1, 64)
+    assert cut.fingerprint != minilm.fingerprint and cut.base_weights == minilm.base_weights
+    same = Encoder.load(NAMES["minilm"], precision="fp32", dim=384)
+    assert same.dim == 384 and same.fingerprint == minilm.fingerprint
+
+
+def test_a_saved_encoder_cuts_its_vectors_itself(cut, tmp_path):
+    folder = cut.save(tmp_path / "cut")
+    alone = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    ours = cut.encode(TEXTS[:2])
+    np.testing.assert_allclose(alone.encode(TEXTS[:2], normalize_embeddings=True), ours, atol=1e-6)
+    again = Encoder.load(folder, precision="fp32")
+    assert again.dim == 64 and Encoder.load(folder, precision="fp32", dim=100).dim == 100
+    np.testing.assert_allclose(again.encode(TEXTS[:2]), ours, atol=1e-6)
+
+
+def test_an_adapter_on_cut_vectors_is_merged_and_read_again(cut, tmp_path):
+    tuned = cut.with_adapter(LoraConfig(rank=2))
+    tuned.seal_adapter()
+    assert tuned.dim == tuned.merge().dim == tuned.with_strength(0.5).dim == 64
+    tuned.save_adapter(tmp_path / "adapter")
+    same = Encoder.load(NAMES["minilm"], precision="fp32", dim=64, adapter=tmp_path / "adapter")
+    assert same.fingerprint == tuned.fingerprint
+
+
+@pytest.mark.parametrize("method", ["lm", "tsdae"])
+def test_cut_vectors_do_not_keep_from_pre_training(cut, method):
+    adapted = pretrain(cut, TEXTS[:2], PretrainConfig(method=method, max_steps=1, max_tokens=8))
+    assert adapted.dim == 64 and adapted.encode(TEXTS[:1]).shape == (1, 64)
+
+
+def test_vectors_cannot_be_cut_to_more_than_there_is():
+    with pytest.raises(ConfigError, match=r"'encoder\.dim' is 385, and the vectors of this model are 384 wide"):
+        Encoder.load(NAMES["minilm"], dim=385)
+
+
+# ---- batches
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
