@@ -154,6 +154,9 @@ class LoraConfig(Settings):
     soft_labels: float = Field(
         1.0, ge=0, le=1, description="Share of the target given by how often others of the batch were taken together."
     )
+    teacher: Literal["together", "ease"] = Field(
+        "together", description="What the target of co-interaction pairs goes by: plain counts, or the weights of EASE."
+    )
     keep: float = Field(
         0.3, ge=0, le=100, description="Weight of staying true to the base: texts of a batch keep who is near whom."
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from llm_tail.config import LoraConfig, RunConfig
 from llm_tail.data.interactions import Interactions
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from llm_tail.workspace.workspace import Workspace
 
 K = 20
+RIDGE, MOST_TAUGHT = 100.0, 30_000  # of EASE as a teacher; its cost is cubic in the items
+BLOCK = 1024
 MOST_PEOPLE, MOST_ITEMS = 2_000, 20_000  # of a validation on the way: it is taken several times
 
 
@@ -68,7 +71,7 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
     DataError
         If the data gives none of the kinds, or a held-out event stands in training.
     ConfigError
-        If there is no column that the settings name.
+        If there is no column that the settings name, or more items than the teacher takes.
     """
     from llm_tail.embedding.pairs import TextPairs
     from llm_tail.embedding.sampling import check_no_leak
@@ -77,11 +80,13 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
     # Neither a misspelt name nor a leak is a kind of pairs that the data cannot give and that may be left out.
     check_columns(config, workspace.catalog.columns)
     check_no_leak(split.train, held_out_of(workspace, split))
+    taught = config.lora.teacher == "ease" and "co-interaction" in config.lora.pairs
+    teacher = ease_teacher(split.train) if taught else None
     parts: list[TextPairs] = []
     missing: list[tuple[str, DataError | ConfigError]] = []
     for kind in dict.fromkeys(config.lora.pairs):
         try:
-            parts.append(_makers(workspace, config, split)[kind]())
+            parts.append(_makers(workspace, config, split, teacher)[kind]())
         except (DataError, ConfigError) as error:
             missing.append((kind, error))
     if not parts:
@@ -90,6 +95,34 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
     if config.lora.field_dropout:
         pairs = pairs.with_fields(workspace.catalog, workspace.item_text)
     return pairs, [f"no {kind} pairs: {error}" for kind, error in missing]
+
+
+def ease_teacher(train: Interactions) -> sp.csr_matrix:
+    """Return the positive item-item weights of EASE, shape (n_items, n_items): who speaks for whom, hubs taken out.
+
+    Raises
+    ------
+    ConfigError
+        If more than 30,000 items have training events.
+
+    Notes
+    -----
+    Cost and source: see `llm_tail.recommenders.closed_form.ease_weights`, on the items with training events.
+    """
+    from llm_tail.recommenders.closed_form import ease_weights
+
+    taken = train.matrix()
+    warm = np.flatnonzero(train.counts())
+    if len(warm) > MOST_TAUGHT:
+        raise ConfigError(
+            f"setting 'lora.teacher' is 'ease', which takes at most {MOST_TAUGHT:,} items with training events, and "
+            f"there are {len(warm):,}; set it to 'together'"
+        )
+    weights = ease_weights(taken[:, warm].T @ taken[:, warm], RIDGE)  # (n_warm, n_warm)
+    blocks = (weights[start : start + BLOCK] for start in range(0, len(warm), BLOCK))
+    positive = sp.vstack([sp.csr_matrix(np.maximum(block, 0)) for block in blocks], format="csr")
+    place = sp.csr_matrix((np.ones(len(warm), np.float32), (warm, np.arange(len(warm)))), (taken.shape[1], len(warm)))
+    return sp.csr_matrix(place @ positive @ place.T)
 
 
 def held_out_of(workspace: Workspace, split: Split) -> Interactions:
@@ -151,7 +184,9 @@ def _cut(encoder: Encoder, max_tokens: int) -> Encoder:
     )
 
 
-def _makers(workspace: Workspace, config: RunConfig, split: Split) -> dict[str, Callable[[], TextPairs]]:
+def _makers(
+    workspace: Workspace, config: RunConfig, split: Split, teacher: sp.csr_matrix | None
+) -> dict[str, Callable[[], TextPairs]]:
     """Return how pairs of each kind are made."""
     from llm_tail.embedding.pairs import TextPairs
 
@@ -172,6 +207,7 @@ def _makers(workspace: Workspace, config: RunConfig, split: Split) -> dict[str, 
             n_pairs=n,
             balance=lora.balance,
             session_days=lora.session_days,
+            teacher=teacher,
             seed=seed,
         ),
         "history": lambda: TextPairs.from_histories(

@@ -12,9 +12,10 @@ from llm_tail.data.ids import IdMap
 from llm_tail.data.interactions import Interactions
 from llm_tail.embedding.encoder import Encoder
 from llm_tail.errors import ConfigError, DataError
+from llm_tail.recommenders.baselines import Ease
 from llm_tail.workspace import Workspace, training
 from llm_tail.workspace.guard import Look, judge_encoders
-from llm_tail.workspace.training import held_out_of, make_pairs, watch_ranking
+from llm_tail.workspace.training import ease_teacher, held_out_of, make_pairs, watch_ranking
 from tests import shop
 
 KINDS = ["co-interaction", "history", "attribute", "text"]
@@ -75,6 +76,36 @@ def test_settings_reach_the_pairs(run):
         for settings in ({}, {"balance": 1.0}, {"pairs": ["history"]}, {"pairs": ["history"], "history_length": 1})
     ]
     assert len({pairs.fingerprint for pairs in drawn}) == 4
+
+
+# ---- EASE as a teacher
+
+
+def test_ease_teaches_its_positive_weights(run):
+    train = run.split.train
+    weights = ease_teacher(train)
+    model = Ease(ridge=training.RIDGE).fit(train)
+    dense = np.zeros(weights.shape, "f4")
+    dense[np.ix_(model.warm, model.warm)] = np.maximum(model.weights, 0)
+    np.testing.assert_allclose(weights.toarray(), dense, atol=1e-6)
+    assert (weights.data > 0).all() and weights.dtype == np.float32
+
+
+def test_the_teacher_reaches_the_pairs(run):
+    plain, _ = make_pairs(run, run.split, with_lora(run))
+    taught, notes = make_pairs(run, run.split, with_lora(run, teacher="ease"))
+    assert not notes and taught.fingerprint != plain.fingerprint and plain.teacher is None
+    assert (taught.teacher != ease_teacher(run.split.train)).nnz == 0
+    mixed, _ = make_pairs(run, run.split, with_lora(run, teacher="ease", pairs=KINDS))
+    assert mixed.teacher is not None
+
+
+def test_a_teacher_that_would_take_too_long_is_refused(run, monkeypatch):
+    monkeypatch.setattr(training, "MOST_TAUGHT", 5)
+    lora = with_lora(run, teacher="ease", pairs=["text", "co-interaction"])
+    with pytest.raises(ConfigError, match=r"at most 5 items with training events, and there are \d+; set it to"):
+        make_pairs(run, run.split, lora)
+    make_pairs(run, run.split, lora.replace(pairs=["text"]))
 
 
 def test_a_leak_is_no_kind_of_pairs_that_may_be_left_out(run, monkeypatch):
