@@ -68,22 +68,22 @@ def measure(arguments: argparse.Namespace) -> dict:
     rng = np.random.default_rng(0)
     anchors = rng.integers(0, len(texts), arguments.pairs)
     positives = (anchors + rng.integers(1, len(texts), arguments.pairs)) % len(texts)
-    encoder = lt.Encoder.load()
     config = LoraConfig(batch_size=arguments.batch, max_tokens=arguments.tokens, checkpoints=0)
     torch.manual_seed(0)
     if arguments.one == "ours":
         popularity = np.full(len(texts), -np.log(len(texts)), np.float32)
         pairs = lt.TextPairs(anchors, positives, texts, popularity)
+        encoder = lt.Encoder.load()
         started = time.perf_counter()
         lt.finetune(encoder, pairs, config)
         seconds = time.perf_counter() - started
-    else:
-        seconds = plain(encoder, [texts[i] for i in anchors], [texts[i] for i in positives], config)
+    else:  # and no encoder of ours beside the model: it would count as memory of the other
+        seconds = plain([texts[i] for i in anchors], [texts[i] for i in positives], config)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"pairs_per_second": arguments.pairs / seconds, "peak_mb": peak}
 
 
-def plain(encoder, anchors: list[str], positives: list[str], config) -> float:
+def plain(anchors: list[str], positives: list[str], config) -> float:
     """Train as a user of sentence-transformers would, and return the seconds."""
     import peft
     from datasets import Dataset
@@ -91,12 +91,16 @@ def plain(encoder, anchors: list[str], positives: list[str], config) -> float:
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.training_args import SentenceTransformerTrainingArguments
 
+    from llm_tail.config import DEFAULT_ENCODER
     from llm_tail.embedding.layers import target_layers
+    from llm_tail.embedding.loading import find_device
     from llm_tail.embedding.sources import locate
 
-    model = SentenceTransformer(str(locate(encoder.config.name)), device=str(encoder.model.device))
+    device = find_device("auto")
+    model = SentenceTransformer(str(locate(DEFAULT_ENCODER)), device=str(device))
     model.max_seq_length = config.max_tokens
-    model.add_adapter(peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=target_layers(model)))
+    layers = target_layers(model[0].model)
+    model.add_adapter(peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=layers))
     data = Dataset.from_dict({"anchor": anchors, "positive": positives})
     with tempfile.TemporaryDirectory() as folder:
         settings = SentenceTransformerTrainingArguments(
@@ -107,7 +111,7 @@ def plain(encoder, anchors: list[str], positives: list[str], config) -> float:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            use_cpu=encoder.model.device.type == "cpu",
+            use_cpu=device.type == "cpu",
         )
         trainer = SentenceTransformerTrainer(model, settings, data, loss=MultipleNegativesRankingLoss(model))
         started = time.perf_counter()
