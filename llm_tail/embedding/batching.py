@@ -262,7 +262,7 @@ class BatchPlanner(Dataset[dict[str, int]]):
 
 
 def _order(pairs: TextPairs, config: LoraConfig, rng: np.random.Generator) -> list[Rows]:
-    """Return the pairs of each batch: `epochs` times all of them, batches of each kind, in random order."""
+    """Return the pairs of each batch, of one kind each, in random order; whole batches only, anew in each epoch."""
     found: list[Rows] = []
     for _ in range(config.epochs):
         one: list[Rows] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import warnings
@@ -34,6 +35,8 @@ from llm_tail.embedding.training import (
 )
 from llm_tail.errors import ConfigError, DataError, MissingExtraError
 
+EVENTS = "TENSORBOARD_LOGGING_DIR"  # where transformers looks
+
 __all__ = ["TrainingLog", "finetune"]
 
 
@@ -61,10 +64,12 @@ def finetune(
     seed : int
         Seeds the adapter, the order and the dropout; the random state of the process is left alone.
     folder : path, optional
-        Where to save the adapter and the loss curve (``training.jsonl``) once training is through.
+        Where to save the adapter and the loss curve (``training.jsonl``) once training is through. Where ``log_to``
+        names tensorboard, its event files go into ``tensorboard/`` beside this folder, else beside `checkpoints`.
     checkpoints : path, optional
         Where to save the state on the way. A training that was killed goes on from there when it is called again with
-        the same encoder, pairs, settings and seed, to the same result; other ones begin anew. Removed at the end.
+        the same encoder, pairs, settings and seed, to the same result; other ones begin anew. Removed once the adapter
+        is saved in `folder`; without one they stay, for the caller to remove when the result is safe.
     validate : callable, optional
         ``validate(encoder)`` measures what matters (name to number, higher is better), ``validations`` times on the
         way. The weights with the best mean are kept, and training stops after ``patience`` times without a gain.
@@ -77,7 +82,7 @@ def finetune(
         If there are fewer than two pairs, or the loss stops being a number before anything was validated.
     ConfigError
         If no layer of the model bears a name in ``target_modules``; the layers there are get named. If fields are to
-        drop out of texts and the pairs do not know them.
+        drop out of texts and the pairs do not know them. If tensorboard is asked for and there is no folder.
     MissingExtraError
         If ``log_to`` names a tool that is not installed.
     OSError
@@ -85,16 +90,22 @@ def finetune(
 
     Notes
     -----
-    The loss is that of `losses.Contrastive`, with soft labels: how strongly any two texts of the batch belong together
-    by the words of all people says more than the one pair that was drawn (the target of a row is the row of co-taken
-    weights, scaled to sum 1). The adapter is that of Hu et al., "LoRA", ICLR 2022, on every linear layer of the blocks.
+    The loss is one of three: `losses.Contrastive` (by default, with soft labels: how strongly any two texts of the
+    batch belong together by the words of all people, or by a teacher, says more than the one pair that was drawn),
+    `losses.MultipleNegatives`, `losses.SquaredError`. Soft labels hear no ``false_negatives = "together"``, which would
+    leave nothing but the pair itself. What is tuned is one of seven kinds: lora (Hu et al., "LoRA", ICLR 2022; by
+    default, on every linear layer of the blocks), rslora, dora, prefix, ia3, top-layers, full.
+    An epoch goes through the whole batches of each kind of pairs; what is left of a kind, less than a batch, waits for
+    the next epoch, which draws another order.
     Runs under ``accelerate launch`` as it is: processes share each batch and learn what one would.
     A step costs three forward passes over the distinct texts of the batch, four where it is gone through in parts.
+    With ``keep`` above 0 the base encodes all texts that training will see once beforehand, one more pass over each.
     """
     config = config or LoraConfig()
     if len(pairs) < 2:
         raise DataError(f"fine-tuning needs at least 2 pairs to tell apart, found {len(pairs)}")
-    _check_tools(config)
+    beside = folder or checkpoints
+    _check_tools(config, stays=beside is not None)
     if config.field_dropout and pairs.fields is None:
         raise ConfigError("setting 'lora.field_dropout' is above 0: call with_fields(catalog) on the pairs before")
     with own_randomness(base, seed), quiet(), TemporaryDirectory() as scratch:
@@ -102,17 +113,22 @@ def finetune(
         if not len(planner):
             raise DataError("no batch of at least 2 pairs can be made; bring more pairs of a kind")
         encoder = attach(base, config)
-        place = _place(base, pairs, config, seed, Path(checkpoints)) if checkpoints is not None else Path(scratch)
-        trainer = PairTrainer(encoder, planner, config, place, seed, keep=checkpoints is not None, validate=validate)
+        name = _name(base, pairs, config, seed)
+        place = Path(checkpoints) / name if checkpoints is not None else Path(scratch)
+        events = Path(beside).parent / "tensorboard" / name if beside and "tensorboard" in config.log_to else None
+        with _events_in(events):
+            trainer = PairTrainer(
+                encoder, planner, config, place, seed, keep=checkpoints is not None, validate=validate
+            )
         with training_mode(encoder):
             encoder.training = _train(trainer)
     if encoder.training.note:
         warnings.warn(encoder.training.note, stacklevel=2)
     encoder.seal_adapter()
     processes = PartialState()
-    if processes.is_main_process:
-        if folder is not None:
-            encoder.save_adapter(folder)
+    # Without a folder the result is the caller's to save, and a kill before that is not to lose it.
+    if processes.is_main_process and folder is not None:
+        encoder.save_adapter(folder)
         shutil.rmtree(place, ignore_errors=True)
     processes.wait_for_everyone()
     return encoder
@@ -149,6 +165,19 @@ def _train(trainer: PairTrainer) -> TrainingLog:
 
 
 @contextmanager
+def _events_in(folder: Path | None) -> Iterator[None]:
+    """Let what is made here write the event files of tensorboard to `folder`: that of the training is removed."""
+    if folder is None or EVENTS in os.environ:
+        yield
+        return
+    os.environ[EVENTS] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[EVENTS]
+
+
+@contextmanager
 def own_randomness(encoder: Encoder, seed: int) -> Iterator[None]:
     """Seed all generators, and leave those of the process as they were."""
     devices = [encoder.model.device] if encoder.model.device.type == "cuda" else []
@@ -162,12 +191,16 @@ def own_randomness(encoder: Encoder, seed: int) -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
-def _place(base: Encoder, pairs: TextPairs, config: LoraConfig, seed: int, folder: Path) -> Path:
-    """Return the folder of this very training; whatever differs trains in another one."""
-    return folder / fingerprint("training-1", base.fingerprint, pairs.fingerprint, config.model_dump(mode="json"), seed)
+def _name(base: Encoder, pairs: TextPairs, config: LoraConfig, seed: int) -> str:
+    """Return what this very training is called; whatever differs bears another name."""
+    return fingerprint("training-2", base.fingerprint, pairs.fingerprint, config.model_dump(mode="json"), seed)
 
 
-def _check_tools(config: LoraConfig) -> None:
+def _check_tools(config: LoraConfig, *, stays: bool) -> None:
     for tool in config.log_to:
         if tool != "jsonl" and find_spec(tool) is None:
             raise MissingExtraError(tool, tool)
+    if "tensorboard" in config.log_to and not stays and EVENTS not in os.environ:
+        raise ConfigError(
+            "setting 'lora.log_to' names tensorboard: give finetune a folder, beside which events are kept"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -265,7 +266,7 @@ def _cut(vectors: Tensor, dim: int) -> Tensor:
 
 
 def _each(batch: PairBatch, change: Callable[[Tensor], Tensor]) -> PairBatch:
-    others = {
+    others: dict[str, Any] = {
         name: change(vectors)
         for name in ("negatives", "texts", "before")
         if (vectors := getattr(batch, name)) is not None

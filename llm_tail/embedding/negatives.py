@@ -48,8 +48,8 @@ def mine_negatives(
     seed : int
         Which of the window's are taken.
     search : callable, optional
-        ``search(queries, base, k)`` gives rows and cosines of the k nearest, as `neighbors.exact.nearest` and an index
-        do; exact search in blocks if left out.
+        ``search(queries, base, k)`` gives rows and cosines of the k nearest, as `neighbors.exact.nearest`
+        does; exact search in blocks if left out.
 
     Returns
     -------

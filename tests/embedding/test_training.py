@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from llm_tail.embedding import training
 from llm_tail.embedding.adapters import tuned_weights
 from llm_tail.embedding.encoder import Encoder
-from llm_tail.embedding.finetune import finetune
+from llm_tail.embedding.finetune import EVENTS, _events_in, finetune
 from llm_tail.embedding.training import COMPLETE, WEIGHTS, PairTrainer, TrainingLog, last_whole_checkpoint, rate
-from llm_tail.errors import DataError
+from llm_tail.errors import ConfigError, DataError
 from tests.embedding.test_finetune import SMALL, TEXTS, make_pairs
 
 OFTEN = SMALL.replace(checkpoints=4)  # 20 steps: after 4, 8, 12, 16 and 20
@@ -136,7 +136,6 @@ def test_killed_by_the_system_and_resumed(decoder, decoder_folder, tmp_path):
     config = OFTEN.replace(validations=2)
     whole = finetune(decoder, make_pairs(), config)
     assert_same(finetune(decoder, make_pairs(), config, checkpoints=tmp_path), whole)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +196,42 @@ def test_the_best_and_the_patience_survive_a_restart(decoder, tmp_path, monkeypa
     assert_same(resumed, whole)
 
 
+def test_what_is_not_saved_yet_is_not_lost(decoder, tmp_path, monkeypatch):
+    """A kill between training and saving: the caller, who has no folder yet, asks again."""
+    first = finetune(decoder, make_pairs(), OFTEN, checkpoints=tmp_path / "checkpoints")
+    steps = []
+    with monkeypatch.context() as patch:
+        killed_at(None, patch, steps)
+        again = finetune(decoder, make_pairs(), OFTEN, checkpoints=tmp_path / "checkpoints")
+        assert steps == [] and again.training.losses == first.training.losses
+        assert_same(again, first, atol=0)
+        finetune(decoder, make_pairs(), OFTEN, checkpoints=tmp_path / "checkpoints", folder=tmp_path / "adapter")
+    assert steps == [] and not list((tmp_path / "checkpoints").iterdir())
+
+
+# ---- event files
+
+
+def test_where_event_files_go(decoder, tmp_path, monkeypatch):
+    monkeypatch.delenv(EVENTS, raising=False)
+    with _events_in(tmp_path):
+        assert os.environ[EVENTS] == str(tmp_path)
+        with _events_in(tmp_path / "other"):  # what the user has set wins
+            assert os.environ[EVENTS] == str(tmp_path)
+    assert EVENTS not in os.environ
+    with _events_in(None):
+        assert EVENTS not in os.environ
+
+
+def test_event_files_stay(decoder, tmp_path):
+    pytest.importorskip("tensorboard")
+    config = SMALL.replace(log_to=["jsonl", "tensorboard"])
+    finetune(decoder, make_pairs(16), config, folder=tmp_path / "adapter", checkpoints=tmp_path / "checkpoints")
+    assert len(list(tmp_path.glob("tensorboard/*/events*"))) == 1
+    with pytest.raises(ConfigError, match="give finetune a folder"):
+        finetune(decoder, make_pairs(16), config)
+
+
 # ---- checkpoints that are none
 
 
@@ -222,7 +257,6 @@ def test_a_half_written_checkpoint_is_left_aside(decoder, tmp_path, monkeypatch,
     assert last_whole_checkpoint(place) == place / "checkpoint-8"
     resumed = finetune(decoder, make_pairs(), OFTEN, checkpoints=tmp_path)
     assert_same(resumed, finetune(decoder, make_pairs(), OFTEN))
-    assert last_whole_checkpoint(place) is None and not place.exists()
 
 
 def test_other_settings_pairs_and_seeds_begin_anew(decoder, tmp_path, monkeypatch):
@@ -236,7 +270,7 @@ def test_other_settings_pairs_and_seeds_begin_anew(decoder, tmp_path, monkeypatc
         with monkeypatch.context() as patch:
             killed_at(None, patch, steps)
             finetune(decoder, pairs, config, seed=seed, checkpoints=tmp_path)
-        assert steps == list(range(20)) and place_of(tmp_path) == place
+        assert steps == list(range(20))
     assert last_whole_checkpoint(place).name == "checkpoint-12"
 
 
