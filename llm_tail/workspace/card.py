@@ -185,7 +185,8 @@ def _judged(verdict: Verdict) -> list[str]:
     people = ", ".join(f"{verdict.report.n_users[name]:,} {name}" for name in verdict.segments)
     return [
         "Items ranked by the vectors alone, on validation events that training has not seen. In brackets: the paired "
-        f"difference to `{verdict.base}` with its bootstrap 95 % interval over people ({people}). {probe}".rstrip(),
+        f"difference to `{verdict.base}` with its bootstrap 95 % interval over people ({people}). The same events "
+        f"chose the step and the strength, so that differences and intervals are a little optimistic. {probe}".rstrip(),
         "",
         f"{verdict}.",
         "",

@@ -127,6 +127,7 @@ def test_an_export_stands_alone_and_says_what_it_is(tuned, tmp_path):
         card.startswith('---\nbase_model: "sentence-transformers/all-MiniLM-L6-v2"\n') and "\n# shop-encoder\n" in card
     )
     assert '- "lora"\n' in card and "`lora.rank` | `2`" in card and "28 items, 48 users" in card
+    assert "differences and intervals are a little optimistic" in card
     assert verdict.to_markdown() in card and "mean loss" in card and tuned.split.train.fingerprint() in card
     for path in folder.rglob("*"):
         if path.suffix in (".md", ".json"):
