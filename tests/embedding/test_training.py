@@ -63,7 +63,9 @@ def place_of(folder):
 # ---- cached gradients
 
 
-@pytest.mark.parametrize("more", [{}, {"learning_rate": 1e-3, "dropout": 0.3, "matryoshka": [8], "noise": 0.1}])
+@pytest.mark.parametrize(
+    "more", [{"learning_rate": 1e-3}, {"learning_rate": 1e-3, "dropout": 0.3, "matryoshka": [8], "noise": 0.1}]
+)
 def test_cached_gradients_give_the_same_adapter(decoder, monkeypatch, more):
     monkeypatch.setattr(training, "PART_TOKENS", 6)
     config = SMALL.replace(**more)
@@ -343,7 +345,10 @@ for hold in (32768, 0):
 import os
 Path(folder, f"rank-{os.environ['RANK']}").write_text(str(len(writes)))
 """
-SHARED_CONFIG = OFTEN.replace(hard_negatives=1, negative_ranks=(1, 6), negative_margin=2.0, word_dropout=0.3)
+# Gentle steps: steep ones make much of how sums are rounded, which differs between one process and two.
+SHARED_CONFIG = OFTEN.replace(
+    learning_rate=1e-3, hard_negatives=1, negative_ranks=(1, 6), negative_margin=2.0, word_dropout=0.3
+)
 
 
 def test_two_processes_learn_what_one_does(decoder, decoder_folder, tmp_path):
