@@ -185,6 +185,7 @@ def test_what_only_stands_beside_is_never_kept_and_is_said_to_be_better(world):
 # ---- several processes
 
 
+@pytest.mark.slow  # two more starts of torch; that two processes learn what one does is held in tests/embedding
 @pytest.mark.timeout(120)
 def test_two_processes_make_what_one_makes_and_one_of_them_speaks(tmp_path):
     settings = ["lora.enabled=true", "lora.n_pairs=32", "lora.batch_size=16", "lora.validations=1", "lora.rank=2"]
