@@ -7,6 +7,11 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 TIMEOUT = 180  # seconds for a cell
+SLOW = {"02_finetune"}  # trains three times: most of a minute
+each_run = pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem) for path in NOTEBOOKS],
+)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -54,7 +59,7 @@ def test_stored_outputs_are_whole_and_clean(path):
     assert pictures.count("image/png") >= sum("plt.show()" in cell.source for cell in cells)
 
 
-@each_notebook
+@each_run
 def test_simulated_readers_are_called_so(path):
     notebook = read(path)
     words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
@@ -65,7 +70,7 @@ def test_simulated_readers_are_called_so(path):
 # Older releases of jupyter_core say so when they are imported.
 @pytest.mark.filterwarnings("ignore:Jupyter is migrating its paths:DeprecationWarning")
 @pytest.mark.timeout(2 * TIMEOUT)
-@each_notebook
+@each_run
 def test_it_runs(path, tmp_path):
     nbclient = pytest.importorskip("nbclient", reason="nbclient is missing; pip install 'llm-tail[notebooks]'")
     pytest.importorskip("ipykernel", reason="ipykernel is missing; pip install 'llm-tail[notebooks]'")
