@@ -111,7 +111,7 @@ class BatchPlanner(Dataset[dict[str, int]]):
         """Return rows of texts of any items that only have to stay true to the base."""
         if not self.config.keep or not self.config.others:
             return np.empty(0, np.int64)
-        n = len(self.pairs.texts)
+        n = self.pairs.n_items
         drawn = np.random.default_rng([self.seed, step, 1]).choice(n, min(self.config.others, n), replace=False)
         return drawn[[bool(self.pairs.texts[row].strip()) for row in drawn]].astype(np.int64)
 
@@ -136,9 +136,8 @@ class BatchPlanner(Dataset[dict[str, int]]):
         """Return what the loss sees: vectors by side, masks, popularities, strengths."""
         pairs, device = self.pairs, vectors.device
         before = self._before(plan.texts).to(device) if self.config.keep else None
-        if self.mean is not None:
-            vectors = self._centred(vectors)
-            before = None if before is None else self._centred(before)
+        vectors = self._centred(vectors)
+        before = None if before is None else self._centred(before)
         rows = [plan.texts[place] for place in (plan.anchors, plan.positives, plan.negatives)]
         anchors, positives, hard = rows
 
@@ -178,10 +177,7 @@ class BatchPlanner(Dataset[dict[str, int]]):
         on after a kill has to hold its texts to the same ones.
         """
         rows = np.unique(np.concatenate([self._sides, *(self._others(step) for step in range(len(self)))]))
-        base = self.base
-        settings = base.config.replace(max_tokens=min(self.config.max_tokens, base.max_tokens))
-        short = Encoder(base.model, settings, base_weights=base.base_weights, adapter=base.adapter, tuning=base.tuning)
-        return rows, self._encoded(short, rows)
+        return rows, self._encoded(self.base.cut_at(self.config.max_tokens), rows)
 
     @property
     def _soft(self) -> bool:

@@ -342,6 +342,11 @@ class Encoder:
         model, tuning = adapters.tuned_copy(self.model, config or LoraConfig(), self.config.name)
         return Encoder(model, self.config, base_weights=self.base_weights, adapter=UNTRAINED, tuning=tuning)
 
+    def cut_at(self, max_tokens: int) -> Encoder:
+        """Return the same encoder, weights shared, for texts that are cut at `max_tokens`, or sooner if it does so."""
+        config = self.config.replace(max_tokens=min(max_tokens, self.max_tokens))
+        return Encoder(self.model, config, base_weights=self.base_weights, adapter=self.adapter, tuning=self.tuning)
+
     def seal_adapter(self) -> None:
         """Freeze the adapter and take the digest of it as it is now; called once its weights are final."""
         if self.tuning is None:

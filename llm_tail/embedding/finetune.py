@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -12,14 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import torch
 from accelerate import PartialState
 
 from llm_tail.artifacts import fingerprint
 from llm_tail.config import LoraConfig
 from llm_tail.embedding.adapters import attach
 from llm_tail.embedding.batching import BatchPlanner
+from llm_tail.embedding.checkpoints import last_whole_checkpoint, own_randomness
 from llm_tail.embedding.encoder import Encoder
 from llm_tail.embedding.families import quiet
 from llm_tail.embedding.negatives import Search
@@ -29,7 +27,6 @@ from llm_tail.embedding.training import (
     PairTrainer,
     TrainingLog,
     Validate,
-    last_whole_checkpoint,
     restore,
     training_mode,
 )
@@ -108,7 +105,7 @@ def finetune(
     _check_tools(config, stays=beside is not None)
     if config.field_dropout and pairs.fields is None:
         raise ConfigError("setting 'lora.field_dropout' is above 0: call with_fields(catalog) on the pairs before")
-    with own_randomness(base, seed), quiet(), TemporaryDirectory() as scratch:
+    with own_randomness(base.model.device, seed), quiet(), TemporaryDirectory() as scratch:
         planner = BatchPlanner(pairs, base, config, seed, search)
         if not len(planner):
             raise DataError("no batch of at least 2 pairs can be made; bring more pairs of a kind")
@@ -175,20 +172,6 @@ def _events_in(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         del os.environ[EVENTS]
-
-
-@contextmanager
-def own_randomness(encoder: Encoder, seed: int) -> Iterator[None]:
-    """Seed all generators, and leave those of the process as they were."""
-    devices = [encoder.model.device] if encoder.model.device.type == "cuda" else []
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the library below sets the old one
-    with torch.random.fork_rng(devices=devices):
-        try:
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _name(base: Encoder, pairs: TextPairs, config: LoraConfig, seed: int) -> str:

@@ -8,10 +8,7 @@ beside the encoder, a head or a decoder, is thrown away afterwards.
 from __future__ import annotations
 
 import copy
-import errno
 import math
-import os
-import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -26,10 +23,11 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from safetensors.torch import load_model, save_model
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from llm_tail.artifacts import disk_errors, fingerprint, read_artifact, write_artifact
 from llm_tail.config import EncoderConfig, PretrainConfig
+from llm_tail.embedding.checkpoints import CheckpointedTrainer, last_whole_checkpoint, mark_whole, own_randomness
 from llm_tail.embedding.encoder import Encoder
 from llm_tail.embedding.families import quiet
 from llm_tail.embedding.finetune import TrainingLog
@@ -41,7 +39,6 @@ from llm_tail.progress import Bar
 PRETRAINED_KIND = "pretrained-encoder"
 _DRAFT = "training"  # the folder of checkpoints, beside what is finished
 _WEIGHTS = "model.safetensors"
-_WHOLE = "whole"  # stands in a checkpoint once it has been written to its end
 _BLOCK = 16_384  # texts tokenised at once
 _POOL = 50  # batches whose texts are sorted by length together
 
@@ -108,7 +105,7 @@ def pretrain(
         raise ConfigError("this encoder has an adapter; call merge() first, or start from the base")
     settings = config.model_dump(exclude={"enabled", "minutes", "checkpoint_steps"})
     key = fingerprint("pretrain-1", base.fingerprint, settings, seed, *kept)
-    with TemporaryDirectory() as own, _own_randomness(base, seed), quiet():
+    with TemporaryDirectory() as own, own_randomness(base.model.device, seed), quiet():
         draft = Path(own) if folder is None else Path(folder) / _DRAFT / key
         encoder = _train(base, kept, config, seed, draft, keep=folder is not None)
         if folder is None:
@@ -208,7 +205,8 @@ def _fit(
     trainer.remove_callback(PrinterCallback)
     trainer.settings = config
     with watch.bar(len(plan)):
-        trainer.train(resume_from_checkpoint=_last_whole(draft))
+        resume = last_whole_checkpoint(draft)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     names = ("step", "loss", "learning_rate")
     return [{name: line[name] for name in names} for line in trainer.state.log_history if "loss" in line]
 
@@ -254,7 +252,7 @@ def _tokens(base: Encoder, texts: list[str], max_tokens: int) -> list[Tokens]:
     return [np.array(t, dtype=np.int32) for block in blocks for t in base.tokenize(block, max_tokens=max_tokens)]
 
 
-class _Trainer(Trainer):  # type: ignore[misc]  # the library has no types
+class _Trainer(CheckpointedTrainer):
     """The library's loop with our batches, our checkpoints, and a look at every loss."""
 
     settings: PretrainConfig
@@ -277,14 +275,6 @@ class _Trainer(Trainer):  # type: ignore[misc]  # the library has no types
         path.mkdir(parents=True, exist_ok=True)
         with disk_errors(path):
             save_model(self.model, str(path / _WEIGHTS))
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        try:
-            super()._save_checkpoint(model, trial)
-        except RuntimeError as error:  # what torch says where a file cannot be written, as on a full disk
-            folder = self.args.output_dir
-            number = errno.ENOSPC if shutil.disk_usage(folder).free < 1 << 20 else errno.EIO
-            raise OSError(number, os.strerror(number), folder) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_model(model or self.model, Path(resume_from_checkpoint) / _WEIGHTS)
@@ -320,7 +310,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def _drop_others(draft: Path) -> None:
@@ -328,12 +318,6 @@ def _drop_others(draft: Path) -> None:
     for old in draft.parent.iterdir() if draft.parent.is_dir() else ():
         if old != draft:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _last_whole(draft: Path) -> str | None:
-    """Return the newest checkpoint that was written to its end."""
-    whole = [path.parent for path in draft.glob(f"checkpoint-*/{_WHOLE}")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
 def _write(encoder: Encoder, base: Encoder, folder: Path, key: str) -> None:
@@ -354,17 +338,3 @@ def _remedy(config: PretrainConfig) -> str:
         f"nothing was saved; try a smaller [pretrain] learning_rate (now {config.learning_rate:g}) or [encoder] "
         "precision = 'fp32'"
     )
-
-
-@contextmanager
-def _own_randomness(base: Encoder, seed: int) -> Iterator[None]:
-    """Seed everything inside, and leave the process's own random state as it was: the trainer seeds all there is."""
-    devices = [base.model.device] if base.model.device.type == "cuda" else []
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002

@@ -8,11 +8,8 @@ learn what one would have learned, from the same batch with the same negatives.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,19 +20,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from llm_tail.artifacts import disk_errors, write_json
+from llm_tail.artifacts import disk_errors
 from llm_tail.config import LoraConfig
 from llm_tail.data.ids import Rows
 from llm_tail.embedding.batching import BatchPlanner
+from llm_tail.embedding.checkpoints import COMPLETE, CheckpointedTrainer, mark_whole
 from llm_tail.embedding.encoder import Encoder, batches
 from llm_tail.embedding.losses import Loss, make_loss
 from llm_tail.errors import DataError
 from llm_tail.progress import Bar
 
 PART_TOKENS = 2048  # padded tokens that go through the model at once; a fifth faster than the whole batch on a CPU
-WEIGHTS, BEST, COMPLETE = "tuned.safetensors", "best.safetensors", "complete.json"
+WEIGHTS, BEST = "tuned.safetensors", "best.safetensors"
 Validate = Callable[[Encoder], Mapping[str, float]]
 
 
@@ -82,7 +80,7 @@ class TrainingLog:
         return f"TrainingLog({len(self.steps):,} steps, loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f})"
 
 
-class PairTrainer(Trainer):  # type: ignore[misc]
+class PairTrainer(CheckpointedTrainer):
     """Trains what learns in an encoder on planned batches of pairs.
 
     Parameters
@@ -208,14 +206,6 @@ class PairTrainer(Trainer):  # type: ignore[misc]
                 save_file(self.best_weights, folder / BEST)
         self.planner.save(folder)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        try:
-            super()._save_checkpoint(model, trial)
-        except RuntimeError as error:  # what torch says where a file cannot be written, as on a full disk
-            folder = str(self.args.output_dir)
-            number = errno.ENOSPC if shutil.disk_usage(folder).free < 1 << 20 else errno.EIO
-            raise OSError(number, os.strerror(number), folder) from error
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         restore(self.encoder, load_file(folder / WEIGHTS))
@@ -235,7 +225,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     """Draws the bar, validates, keeps the best weights, stops early, and marks a checkpoint as whole."""
 
     def __init__(self, trainer: PairTrainer, n_steps: int) -> None:
-        self.trainer, self.n_steps, self.bar = trainer, n_steps, Bar("fine-tuning", n_steps)
+        self.trainer, self.bar = trainer, Bar("fine-tuning", n_steps)
         n = trainer.lora.validations if trainer.validate_with else 0
         self.due = {round(n_steps * (i + 1) / n) for i in range(n)}
         self.best, self.best_step, self.stale = -math.inf, 0, 0
@@ -280,9 +270,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.accelerator.wait_for_everyone()  # each process writes its random state there
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != COMPLETE}
-            write_json(folder / COMPLETE, sizes)
+            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 def learned(encoder: Encoder) -> dict[str, Tensor]:
@@ -296,22 +284,6 @@ def restore(encoder: Encoder, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in weights.items():
             named[name].copy_(tensor)
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end; the half-written ones are left aside."""
-    if not folder.is_dir():
-        return None
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((path for path in found if _is_whole(path)), None)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        sizes = json.loads((checkpoint / COMPLETE).read_text())
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
 
 
 def rate(step: int, n_steps: int, warmup_share: float) -> float:

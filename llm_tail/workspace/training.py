@@ -166,22 +166,12 @@ def watch_ranking(
     chosen = [texts[i] for i in items]
 
     def measure(encoder: Encoder) -> dict[str, float]:
-        vectors = Embeddings(sample.items, _cut(encoder, max_tokens).encode(chosen))
+        vectors = Embeddings(sample.items, encoder.cut_at(max_tokens).encode(chosen))
         model = ContentSimilarity().fit(sample.train, vectors)
         report = evaluate([model], sample, K, n_bootstrap=0, phase="validation")
         return {segment: report.value(model.name, segment, f"ndcg@{K}") for segment in report.segments}
 
     return measure
-
-
-def _cut(encoder: Encoder, max_tokens: int) -> Encoder:
-    """Return the same encoder, for shorter texts."""
-    from llm_tail.embedding.encoder import Encoder
-
-    config = encoder.config.replace(max_tokens=min(max_tokens, encoder.max_tokens))
-    return Encoder(
-        encoder.model, config, base_weights=encoder.base_weights, adapter=encoder.adapter, tuning=encoder.tuning
-    )
 
 
 def _makers(

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, BertModel, MPNetConfig, MPNetModel, PreTrainedTokenizerFast
 
 from llm_tail.config import LoraConfig, PretrainConfig
+from llm_tail.embedding.checkpoints import COMPLETE, mark_whole
 from llm_tail.embedding.encoder import Encoder
 from llm_tail.embedding.finetune import finetune
 from llm_tail.embedding.objectives import Denoising, WordGuessing, _StandIn
@@ -233,7 +234,7 @@ def test_killed_and_resumed_gives_the_same(bert, bert_folder, adapted, tmp_path)
     call = [sys.executable, "-c", KILLED, str(bert_folder), str(folder)]
     killed = subprocess.run(call, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    (checkpoints(folder) / "checkpoint-8" / "whole").unlink()  # as if it had been killed while writing that one
+    (checkpoints(folder) / "checkpoint-8" / COMPLETE).unlink()  # as if it had been killed while writing that one
     resumed = pretrain(bert, TEXTS, OFTEN, folder=folder)
     assert_same_weights(weights(resumed), weights(adapted["lm"]), rtol=0, atol=1e-4)
     assert resumed.training.losses == pytest.approx(adapted["lm"].training.losses, abs=1e-4)
@@ -271,13 +272,13 @@ def test_what_cannot_be_written_is_an_os_error_and_the_rest_stays(bert, tmp_path
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, heard)
     assert load_pretrained(tmp_path, bert.config).base_weights
-    assert not list(tmp_path.glob("training/*/*/whole"))
+    assert not list(tmp_path.glob("training/*/*/complete.json"))
 
 
 def test_checkpoints_of_other_settings_are_not_gone_on_from(bert, tmp_path):
     old = tmp_path / "training" / "other" / "checkpoint-9"
     old.mkdir(parents=True)
-    (old / "whole").touch()
+    mark_whole(old)
     assert len(pretrain(bert, TEXTS[:8], SMALL.replace(max_steps=1), folder=tmp_path).training.steps) == 1
     assert not old.exists()
 

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from llm_tail.embedding import training
 from llm_tail.embedding.adapters import tuned_weights
+from llm_tail.embedding.checkpoints import COMPLETE, last_whole_checkpoint
 from llm_tail.embedding.encoder import Encoder
 from llm_tail.embedding.finetune import EVENTS, _events_in, finetune
-from llm_tail.embedding.training import COMPLETE, WEIGHTS, PairTrainer, TrainingLog, last_whole_checkpoint, rate
+from llm_tail.embedding.training import WEIGHTS, PairTrainer, TrainingLog, rate
 from llm_tail.errors import ConfigError, DataError
 from tests.embedding.test_finetune import SMALL, TEXTS, make_pairs
 
