@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.quality.judge import COLUMNS, CONFIG, PROTOCOL, ROOT, call
+from tests.quality.judge import COLUMNS, CONFIG, PROTOCOL, ROOT, call, judged
 
 TABLES = {
     "main": {"frozen": None, "tuned": []},
@@ -91,11 +91,7 @@ def measure(arguments: argparse.Namespace, seed: int, folder: Path, name: str, c
     started = time.perf_counter()
     stages = json.loads(call([*tool, "run", config, "--until", "embed", "--json", *overrides]))
     seconds = time.perf_counter() - started
-    for task in ("warm", "cold", "overall"):
-        asked = ["--users", folder / f"users_{task}.txt", "--candidates", folder / f"candidates_{task}.txt"]
-        out = folder / f"recs_{task}.parquet"
-        call([*tool, "recommend", config, *asked, "-k", 20, "--model", "content", "--out", out, *overrides])
-    said = call([sys.executable, arguments.protocol, "judge", arguments.data, seed, folder])
+    said = judged(arguments, seed, folder, "content", overrides)
     found = {column: float(n) for column, n in re.findall(r"(\w+) \d\.\d+/(\d\.\d+)", said)}
     return {"name": name, "seed": seed, "ndcg": found, "seconds": seconds, "run": stages}
 

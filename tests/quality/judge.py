@@ -79,13 +79,18 @@ def judge(arguments: argparse.Namespace, seed: int) -> dict:
     started = time.perf_counter()
     stages = json.loads(call([*tool, "run", config, "--until", "fit", "--json", *overrides]))
     seconds = time.perf_counter() - started
-    for task in ("warm", "cold", "overall"):
-        asked = ["--users", folder / f"users_{task}.txt", "--candidates", folder / f"candidates_{task}.txt"]
-        out = folder / f"recs_{task}.parquet"
-        call([*tool, "recommend", config, *asked, "-k", 20, "--model", arguments.model, "--out", out, *overrides])
-    said = call([sys.executable, arguments.protocol, "judge", arguments.data, seed, folder])
+    said = judged(arguments, seed, folder, arguments.model, overrides)
     found = {name: (float(r), float(n)) for name, r, n in re.findall(r"(\w+) (\d\.\d+)/(\d\.\d+)", said)}
     return {"data": arguments.data, "seed": seed, "figures": found, "seconds": seconds, "run": stages}
+
+
+def judged(arguments: argparse.Namespace, seed: int, folder: Path, model: str, overrides: list[str]) -> str:
+    """Let a finished run recommend for each task, and return what the judge says of it."""
+    for task in ("warm", "cold", "overall"):
+        asked = ["--users", folder / f"users_{task}.txt", "--candidates", folder / f"candidates_{task}.txt"]
+        out = ["--model", model, "--out", folder / f"recs_{task}.parquet"]
+        call([sys.executable, "-m", "llm_tail", "recommend", folder / "run.toml", *asked, "-k", 20, *out, *overrides])
+    return call([sys.executable, arguments.protocol, "judge", arguments.data, seed, folder])
 
 
 def call(words: list) -> str:
