@@ -85,9 +85,17 @@ class EncoderConfig(Settings):
     query_prompt: str | None = Field(None, description="Put before a query text; the model's own if not given.")
     document_prompt: str | None = Field(None, description="Put before an item text; the model's own if not given.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps ...")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         "auto", description="Number format of the forward pass; auto takes bf16 only where the processor has it."
     )
+    runtime: Literal["torch", "openvino", "static", "tfidf", "auto"] = Field(
+        "torch", description="What makes the item vectors; auto takes the faster of torch and openvino, by measuring."
+    )
+    min_cosine: float = Field(
+        0.999, gt=0, le=1, description="What auto takes has to be this near to torch in fp32: mean over measured texts."
+    )
+    min_cosine_int8: float = Field(0.99, gt=0, le=1, description="The same for int8.")
+    measured_texts: int = Field(256, ge=16, le=100_000, description="Texts of the catalogue that auto measures on.")
     trust_remote_code: bool = Field(False, description="Let the model's own Python code run.")
 
 
@@ -254,6 +262,33 @@ class EvaluationConfig(Settings):
     n_bootstrap: int = Field(1000, ge=0, le=100_000, description="Resamples behind each interval; 0 leaves it out.")
 
 
+class ValueConfig(Settings):
+    """``[value]``: which choices of embedding are compared, and what an hour of the machine costs."""
+
+    runtimes: list[
+        Literal["torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "static", "tfidf"]
+    ] = Field(
+        ["torch-fp32", "torch-bf16", "openvino-fp32", "openvino-bf16", "openvino-int8", "static", "tfidf"],
+        min_length=1,
+        description="What turns texts into vectors; what cannot run here is listed with the reason.",
+    )
+    dims: list[Annotated[int, Field(ge=8)]] = Field(
+        [], description="Widths that vectors are cut to, beside the full one; a half and a quarter of it if empty."
+    )
+    storage: list[Literal["float32", "float16", "int8"]] = Field(
+        ["float32", "float16", "int8"], min_length=1, description="Number formats of the vectors on disk."
+    )
+    max_items: int = Field(10_000, ge=1, description="Most items that are encoded and ranked for a judgement.")
+    max_people: int = Field(2_000, ge=1, description="Most people of validation that are judged on.")
+    min_seconds: float = Field(2.0, ge=0, le=3600, description="Fast runtimes encode again until this has passed.")
+    keep_share: float = Field(
+        0.99, gt=0, le=1, description="Without a budget, the cheapest that keeps this share of the best quality."
+    )
+    core_hour: float = Field(0.05, ge=0, description="Price of one processor core for an hour.")
+    gpu_hour: float = Field(2.0, ge=0, description="Price of one GPU, with its host, for an hour.")
+    currency: str = Field("EUR", min_length=1, max_length=12, description="The word behind the prices.")
+
+
 class RunConfig(Settings):
     """A whole run: every stage's settings, one seed, one folder."""
 
@@ -270,6 +305,7 @@ class RunConfig(Settings):
     graph: GraphConfig = GraphConfig()
     hybrid: HybridConfig = HybridConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    value: ValueConfig = ValueConfig()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
