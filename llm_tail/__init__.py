@@ -36,6 +36,7 @@ _HOMES = {
     "llm_tail.data.books": ["load_books"],
     "llm_tail.embedding.text": ["ItemText"],
     "llm_tail.embedding.encoder": ["Encoder"],
+    "llm_tail.embedding.runtimes": ["Runtime", "load_runtime", "open_runtime"],
     "llm_tail.embedding.pairs": ["TextPairs"],
     "llm_tail.embedding.finetune": ["finetune"],
     "llm_tail.embedding.pretrain": ["pretrain"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from llm_tail.config import EncoderConfig, LoraConfig
 from llm_tail.embedding import adapters
 from llm_tail.embedding.families import family_of, is_decoder, quiet, resolve_prompts
 from llm_tail.embedding.loading import POOLING, choose_precision, find_device, pooling_module, read_model
+from llm_tail.embedding.runtimes import check_texts
 from llm_tail.embedding.sources import locate, weights_digest
 from llm_tail.errors import ConfigError, DataError, NotFittedError, StaleArtifactError
 from llm_tail.progress import Bar
@@ -169,14 +171,13 @@ class Encoder:
         Raises
         ------
         DataError
-            If the model yields a value that is not finite.
+            If something among `texts` is no str, or the model yields a value that is not finite.
 
         Notes
         -----
         Texts are tokenised once and put into batches of similar length, so little is spent on padding.
         """
-        if isinstance(texts, str):
-            raise DataError("encode takes a list of texts, and one str was given; put it into a list")
+        texts = check_texts(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)  # (n_texts, dim)
         rows = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         with Bar("encoding", len(rows)) if progress else nullcontext() as bar:
@@ -238,6 +239,16 @@ class Encoder:
     def max_tokens(self) -> int:
         """Texts are cut at this many tokens."""
         return self.config.max_tokens
+
+    @property
+    def runtime(self) -> str:
+        """What runs it: torch; `llm_tail.embedding.runtimes` tells the others."""
+        return "torch"
+
+    @property
+    def precision(self) -> str:
+        """Number format of the forward pass: fp32 or bf16."""
+        return self.config.precision
 
     @property
     def pooling(self) -> str:
@@ -346,6 +357,14 @@ class Encoder:
         """Return the same encoder, weights shared, for texts that are cut at `max_tokens`, or sooner if it does so."""
         config = self.config.replace(max_tokens=min(max_tokens, self.max_tokens))
         return Encoder(self.model, config, base_weights=self.base_weights, adapter=self.adapter, tuning=self.tuning)
+
+    def with_precision(self, precision: str) -> Encoder:
+        """Return the same encoder, weights shared where they can be, that computes in another number format."""
+        precision = choose_precision(precision, self.model.device)
+        model, config = self.model, self.config.replace(precision=precision)
+        if precision == "fp32" and any(p.dtype == torch.bfloat16 for p in model.parameters()):
+            model = copy.deepcopy(model).float()
+        return Encoder(model, config, base_weights=self.base_weights, adapter=self.adapter, tuning=self.tuning)
 
     def seal_adapter(self) -> None:
         """Freeze the adapter and take the digest of it as it is now; called once its weights are final."""

@@ -98,8 +98,11 @@ def find_device(name: str) -> torch.device:
 
 
 def choose_precision(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
-    """Return the number format of the forward pass: "auto" takes bf16 only where it is fast."""
-    if wanted == "auto":
+    """Return the number format of torch's forward pass: "auto" takes bf16 only where it is fast.
+
+    int8 is a format of the runtime openvino alone; torch then does what it does for "auto".
+    """
+    if wanted in ("auto", "int8"):
         return "bf16" if has_fast_bf16(device) else "fp32"
     return "bf16" if wanted == "bf16" else "fp32"
 

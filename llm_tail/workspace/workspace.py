@@ -223,7 +223,11 @@ class Workspace:
         encoder = self.config.encoder
         name = self.record.digest(encoder.name) if Path(encoder.name).is_dir() else encoder.name
         # Where it runs and how large its batches are moves no vector by more than rounding does.
-        settings = encoder.model_dump(exclude={"name", "device", "trust_remote_code"})
+        # What makes the item vectors of it afterwards is no matter of training: `_runtime_key` tells of that.
+        aside = {"name", "device", "trust_remote_code", "runtime", "min_cosine", "min_cosine_int8", "measured_texts"}
+        settings = encoder.model_dump(exclude=aside)
+        if settings["precision"] == "int8":
+            settings["precision"] = "auto"  # what torch does then
         return fingerprint(name, settings, self.config.text.model_dump())
 
     # ---- what the run holds
