@@ -67,6 +67,7 @@ _HOMES = {
         "StaleArtifactError",
         "CorruptArtifactError",
         "MissingExtraError",
+        "WorkerError",
     ],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

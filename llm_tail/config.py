@@ -201,6 +201,20 @@ class EmbeddingConfig(Settings):
 
     batch_tokens: int = Field(2048, ge=8, le=1_000_000, description="Padded tokens in one batch.")
     shard_items: int = Field(8192, ge=1, description="Items in one file of the store; what a crash can lose.")
+    engine: Literal["local", "processes", "ray"] = Field(
+        "local", description="Who encodes: this process, several of this machine (one for each GPU), or Ray's workers."
+    )
+    address: str = Field("", description="A Ray cluster's address, such as 10.0.0.1:6379; a local one if empty.")
+    workers: int = Field(
+        0, ge=0, le=10_000, description="Workers of processes and ray; 0 is as many as there is room for."
+    )
+    gpus_per_worker: float | None = Field(
+        None, ge=0, le=64, description="GPUs of each, may be a part of one; if not given, 1 where there are any."
+    )
+    threads_per_worker: int = Field(
+        1, ge=1, le=1024, description="Processor threads of each; they, and not the workers, move the last digits."
+    )
+    retries: int = Field(3, ge=0, le=1000, description="How often a shard is tried again after its worker died.")
 
 
 class IndexConfig(Settings):

@@ -9,7 +9,8 @@
     ├── NotFittedError       (RuntimeError)  asked before it learned; names the call to make
     ├── StaleArtifactError   (RuntimeError)  made from other inputs than those at hand; names the stage to run
     ├── CorruptArtifactError (RuntimeError)  what lies on disk is not what was written
-    └── MissingExtraError    (ImportError)   an optional library is missing; names the extra to install
+    ├── MissingExtraError    (ImportError)   an optional library is missing; names the extra to install
+    └── WorkerError          (RuntimeError)  processes that were to do the work died; says what was kept
 
 Each message says what was found, what was expected and what to do. Catching ``LlmTailError`` catches all of them;
 catching the built-in beside it works too.
@@ -108,6 +109,10 @@ class MissingExtraError(LlmTailError, ImportError):
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
         return type(self), (self.library, self.extra)
+
+
+class WorkerError(LlmTailError, RuntimeError):
+    """Processes that were to do a part of the work died, again and again."""
 
 
 def closest(word: str, known: Iterable[str], n: int = 3, *, cutoff: float = 0.6) -> list[str]:

@@ -13,6 +13,7 @@ FAMILY = {
     "StaleArtifactError": RuntimeError,
     "CorruptArtifactError": RuntimeError,
     "MissingExtraError": ImportError,
+    "WorkerError": RuntimeError,
 }
 
 
