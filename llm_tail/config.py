@@ -201,6 +201,9 @@ class EmbeddingConfig(Settings):
 
     batch_tokens: int = Field(2048, ge=8, le=1_000_000, description="Padded tokens in one batch.")
     shard_items: int = Field(8192, ge=1, description="Items in one file of the store; what a crash can lose.")
+    storage: Literal["float32", "float16", "int8"] = Field(
+        "float32", description="Number format of the vectors on disk; the rest always sees float32 of length 1."
+    )
     engine: Literal["local", "processes", "ray"] = Field(
         "local", description="Who encodes: this process, several of this machine (one for each GPU), or Ray's workers."
     )
