@@ -24,6 +24,8 @@ class Bar:
         What is going on, in a word or two.
     total : int, optional
         How many steps there will be, >= 0; the time left is unknown without it.
+    listens : bool
+        Whether a bar that begins within it, and is not drawn for that, moves this one.
 
     Examples
     --------
@@ -34,25 +36,37 @@ class Bar:
     3
     """
 
-    _drawn = False  # whether any bar is on the screen
+    _drawn: Bar | None = None  # the one that is on the screen
 
-    def __init__(self, description: str, total: int | None = None) -> None:
-        self.done = 0
+    def __init__(self, description: str, total: int | None = None, *, listens: bool = False) -> None:
+        self.done, self.listens = 0, listens
+        self._outer: Bar | None = None
         self._description, self._total = description, total
         self._progress: Progress | None = None
 
     def advance(self, n: int = 1, *, note: str | None = None) -> None:
         """Go on by `n` steps; `note`, such as the loss, is shown behind the bar until the next one comes."""
         self.done += n
+        if self._outer is not None:
+            self._outer.advance(n)
         if self._progress is not None:
             task = self._progress.tasks[0]
             self._progress.update(task.id, advance=n, note=task.fields["note"] if note is None else note)
 
+    def skip(self, n: int) -> None:
+        """Leave `n` steps out, since they were done before: rate and time left speak of the work that there is."""
+        if self._total is not None:
+            self._total -= n
+            if self._progress is not None:
+                self._progress.update(self._progress.tasks[0].id, total=self._total)
+
     def __enter__(self) -> Self:
         # Nothing is set up for a pipe or a log file: thousands of half-drawn bars help no reader there.
         # A bar within a bar, such as a ranking in the midst of training, would draw over it.
-        if not Bar._drawn and is_first_process() and sys.stderr is not None and sys.stderr.isatty():
-            Bar._drawn = True
+        if Bar._drawn is not None:
+            self._outer = Bar._drawn if Bar._drawn.listens else None
+        elif is_first_process() and sys.stderr is not None and sys.stderr.isatty():
+            Bar._drawn = self
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -70,7 +84,8 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-            Bar._drawn = False
+            Bar._drawn = None
+        self._outer = None
 
 
 def is_first_process() -> bool:

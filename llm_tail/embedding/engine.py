@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -111,13 +112,15 @@ class LocalEngine:
     ) -> Iterator[Encoded]:
         """Yield what becomes of each shard's texts, in order; the next one is asked for when its turn has come."""
         for texts in shards:
-            yield encode_shard(encoder, texts, batch_tokens)
+            yield encode_shard(encoder, texts, batch_tokens, progress=True)
 
     def __repr__(self) -> str:
         return "LocalEngine()"
 
 
-def encode_shard(encoder: TextEncoder, texts: list[str], batch_tokens: int = 2048) -> Encoded:
+def encode_shard(
+    encoder: TextEncoder, texts: list[str], batch_tokens: int = 2048, *, progress: bool = False
+) -> Encoded:
     """Return the vectors and token counts of one shard's texts; every engine's workers call this.
 
     Parameters
@@ -128,22 +131,26 @@ def encode_shard(encoder: TextEncoder, texts: list[str], batch_tokens: int = 204
         None of them empty; the list may be.
     batch_tokens : int
         Padded tokens in one batch.
+    progress : bool
+        Ask the encoder for a progress bar if it knows how.
 
     Raises
     ------
     DataError
         If the encoder yields something else than finite vectors of its width.
     """
-    if not texts:
-        return Encoded(np.zeros((0, encoder.dim), dtype=np.float32), np.zeros(0, dtype=np.int64))
     tokens = np.zeros(len(texts), dtype=np.int64)  # (n_texts,)
-    if isinstance(encoder, CountsWhileEncoding):
-        vectors, tokens = encoder.encode_counted(texts, kind="document", batch_tokens=batch_tokens)
-    else:
-        vectors = encoder.encode(texts, kind="document", batch_tokens=batch_tokens)
-        if isinstance(encoder, CountsTokens):
-            tokens = np.asarray(encoder.token_counts(texts), dtype=np.int64)
-    vectors = np.asarray(vectors)
+    if not texts:
+        return Encoded(np.zeros((0, encoder.dim), dtype=np.float32), tokens)
+    counted = isinstance(encoder, CountsWhileEncoding)
+    encode: Any = encoder.encode_counted if isinstance(encoder, CountsWhileEncoding) else encoder.encode
+    known = progress and "progress" in inspect.signature(encode).parameters
+    result = encode(texts, kind="document", batch_tokens=batch_tokens, **({"progress": True} if known else {}))
+    if counted:
+        result, tokens = result
+    elif isinstance(encoder, CountsTokens):
+        tokens = np.asarray(encoder.token_counts(texts), dtype=np.int64)
+    vectors = np.asarray(result)
     if vectors.shape != (len(texts), encoder.dim) or not np.isfinite(vectors).all():
         raise DataError(
             f"the encoder gave vectors of shape {vectors.shape}, expected {(len(texts), encoder.dim)} "

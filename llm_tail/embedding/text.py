@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llm_tail.artifacts import fingerprint
 from llm_tail.config import TextConfig
 from llm_tail.data.catalog import CORE, Catalog, Item
+from llm_tail.embedding.engine import CountsTokens
 from llm_tail.errors import DataError, closest
 
 
@@ -47,7 +48,7 @@ class ItemText:
         Raises
         ------
         DataError
-            If a field names no column; the nearest one is named.
+            If a field names no column; the nearest one is named. If a value is bytes, which are no text.
 
         Notes
         -----
@@ -95,22 +96,11 @@ def _words(value: Any) -> str:
         return ""
     elif isinstance(value, (list, tuple, np.ndarray)):
         return ", ".join(part for part in map(_words, value) if part)
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        raise DataError(f"a field of an item holds bytes ({bytes(value)[:12]!r}), expected text; decode it first")
     else:
         text = " ".join(str(value).split())
     return "" if text == "nan" else text
-
-
-class CountsTokens(Protocol):
-    """The part of an encoder that a token report needs."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Texts are cut at this many tokens."""
-        ...
-
-    def token_counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return how many tokens each text has before it is cut, shape (n_texts,)."""
-        ...
 
 
 @dataclass(frozen=True)

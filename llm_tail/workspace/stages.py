@@ -95,8 +95,7 @@ def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:
     from llm_tail.embedding.store import EmbeddingStore
 
     store = EmbeddingStore.open(folder)
-    store.embed(workspace.catalog, workspace.encoder, workspace.item_text, workspace.config.embedding)
-    return str(store.report)
+    return str(store.update(workspace.catalog, workspace.encoder, workspace.item_text, workspace.config.embedding))
 
 
 def make_index(workspace: Workspace, folder: Path, made_from: str) -> str:

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from llm_tail.artifacts import sha256
 from llm_tail.config import EmbeddingConfig, TextConfig
 from llm_tail.data.catalog import Catalog
+from llm_tail.embedding.shards import Journal
 from llm_tail.embedding.store import Embeddings, EmbeddingStore
 from llm_tail.embedding.text import ItemText
 from llm_tail.errors import CorruptArtifactError, DataError, StaleArtifactError
@@ -239,7 +239,7 @@ def test_killed_in_the_middle_and_resumed(tmp_path):
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     running.stdout.close()
-    done = sum(s["n_items"] for s in json.loads((folder / "manifest.json").read_text())["partial"]["shards"])
+    done = sum(shard.n_items for shard in Journal(folder).read())
     assert 8 <= done < 60
     resumed, whole = job(folder, 0), job(tmp_path / "whole", 0)
     assert int(resumed.communicate()[0]) == 60 - done and int(whole.communicate()[0]) == 60
