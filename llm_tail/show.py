@@ -13,6 +13,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from llm_tail.data.catalog import Catalog
+    from llm_tail.evaluation.pareto import Choice
     from llm_tail.neighbors.graph import Related, Step
     from llm_tail.recommenders.hybrid import Explanation
     from llm_tail.workspace import Workspace
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llm_tail.workspace.guard import Verdict
     from llm_tail.workspace.record import StageResult
     from llm_tail.workspace.search import Sweep
+    from llm_tail.workspace.value_report import ValueReport
 
 KINDS = ("categories", "category", "genres", "genre", "subjects", "brand", "author", "authors")
 SHORT_ID = 14  # characters that always find room
@@ -189,6 +191,33 @@ def sweep_table(sweep: Sweep, n_most: int = 10) -> Table:
         f"because they lagged behind, {sweep.n_failed} failed"
     )
     table.caption_justify = "left"
+    return table
+
+
+def value_table(report: ValueReport, taken: Choice | None = None) -> Table:
+    """Return what each choice of embedding costs and gives; those on the front are bold, the one to take is green."""
+    from llm_tail.evaluation.report import short
+
+    table = _table("What a million items cost, and NDCG@20 of the texts alone, on validation", first="runtime")
+    table.expand, table.padding = False, 0  # fourteen columns have to stand beside each other
+    costs = ("texts\n/s", "peak\nMB", "", "width", "format", "MB", "s", report.settings.currency)
+    for name in (*costs, *report.segments, *(["kept"] if report.segments else [])):
+        table.add_column(name, justify="left" if name in ("format", "") else "right", no_wrap=True)
+    on_front, before = {choice.label for choice in report.front}, ""
+    for one in report.choices:
+        same = one.runtime == before
+        if before and not same:
+            table.add_section()
+        is_taken = taken is not None and one.label == taken.label
+        mark = ">" if is_taken else "*" if one.label in on_front else ""
+        cells = ["", "", ""] if same else [one.runtime, f"{one.texts_per_s:,.0f}", f"{one.peak_mb:,.0f}"]
+        cells += [mark, f"{one.dim}", one.storage, f"{one.mb:,.0f}", f"{one.seconds:,.0f}", f"{one.money:.2g}"]
+        cells += [short(one.ndcg[segment]) for segment in report.segments]
+        cells += ["" if one.share is None else f"{one.share:.1%}"] if report.segments else []
+        table.add_row(*cells, style="bold green" if is_taken else "bold" if mark else "dim")
+        before = one.runtime
+    remarks = ["* on the front: nothing is as good and costs less; > the one to take", *report.remarks()]
+    table.caption, table.caption_justify = escape("\n".join(remarks)), "left"
     return table
 
 

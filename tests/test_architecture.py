@@ -14,7 +14,7 @@ PACKAGE = Path(llm_tail.__file__).parent
 # From the top down: a module imports from its own floor and from those below it.
 FLOORS = [
     {"cli", "__main__"},
-    {"explore", "show", "service"},
+    {"explore", "show", "plots", "service"},
     {"workspace"},
     {"evaluation"},
     {"recommenders"},
@@ -34,6 +34,7 @@ OWNERS = {
     "sklearn": {"recommenders"},
     "implicit": {"recommenders"},
     "optuna": {"workspace/search.py"},
+    "matplotlib": {"plots.py"},
     "typer": {"cli"},
 }
 

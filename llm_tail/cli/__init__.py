@@ -20,6 +20,7 @@ from llm_tail.cli import (
     similar,
     stages,
     sweep,
+    value,
 )
 from llm_tail.cli.common import Verbs, settings_help
 
@@ -44,6 +45,7 @@ for _stage in stages.VERBS:
     app.command(_stage.name, rich_help_panel=_STAGE, epilog=settings_help(*_stage.tables))(stages.verb(_stage))
 app.command("evaluate", rich_help_panel=_STAGE, epilog=settings_help("evaluation"))(evaluate.evaluate)
 app.command("sweep", rich_help_panel=_STAGE)(sweep.sweep)
+app.command("value", rich_help_panel=_STAGE, epilog=settings_help("value"))(value.value)
 app.command("adapters", rich_help_panel=_TUNED)(adapters.adapters)
 app.command("compare", rich_help_panel=_TUNED)(adapters.compare)
 app.command("export", rich_help_panel=_TUNED)(adapters.export)

@@ -210,7 +210,7 @@ def advise(choices: Sequence[Choice], budget: Budget | None = None, keep_share: 
     best = min(judged, key=lambda c: (c.rank, -(c.share or 0.0)), default=None)
     within = [choice for choice in choices if not budget.excess(choice)]
     if not within:
-        nearest = min(choices, key=lambda c: (max(budget.excess(c).values()), c.rank), default=None)
+        nearest = min(choices, key=lambda c: (*_distance(budget.excess(c)), c.rank), default=None)
         return Advice(None, best, nearest, budget.excess(nearest) if nearest else None)
     within = [choice for choice in within if choice.share is not None]
     if budget.limits:
@@ -223,3 +223,8 @@ def _cost(choice: Choice) -> tuple[float, float, float]:
     """Return what is looked at first when two choices are equally good."""
     _, seconds, money, mb = choice.rank
     return money, seconds, mb
+
+
+def _distance(excess: dict[str, float]) -> tuple[float, int]:
+    """Return how far over a budget something is: by the worst of its limits, then by how many."""
+    return max(excess.values()), len(excess)
