@@ -306,6 +306,25 @@ class ValueConfig(Settings):
     currency: str = Field("EUR", min_length=1, max_length=12, description="The word behind the prices.")
 
 
+class BenchConfig(Settings):
+    """``[bench]``: who is compared on this run's data, on how many cuts of it, with how much tuning."""
+
+    models: list[str] = Field([], description="Models that are compared; all there are if empty.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="Seeds of the cut and of the models, one cut each; the run's own if empty."
+    )
+    trials: int = Field(
+        20, ge=0, le=100_000, description="Settings tried for each model, its defaults first; 0 is the defaults alone."
+    )
+    minutes: float = Field(
+        0.0, ge=0, description="No further settings of a model are tried after this time; 0 is no limit."
+    )
+    k: int = Field(20, ge=1, le=10_000, description="Length of the lists that are judged, on validation and test.")
+    max_people: int = Field(4_000, ge=1, description="Most people of validation that settings are judged on.")
+    n_bootstrap: int = Field(1000, ge=0, le=100_000, description="Resamples of people behind each interval.")
+    isolate: bool = Field(True, description="Fit each model in a process of its own, so that its memory is known.")
+
+
 class RunConfig(Settings):
     """A whole run: every stage's settings, one seed, one folder."""
 
@@ -323,6 +342,7 @@ class RunConfig(Settings):
     hybrid: HybridConfig = HybridConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     value: ValueConfig = ValueConfig()
+    bench: BenchConfig = BenchConfig()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
