@@ -25,7 +25,17 @@ FLOORS = [
     {"errors"},
 ]
 OWNERS = {
-    "torch": {"embedding", "recommenders/attention.py", "recommenders/learning.py", "recommenders/hybrid.py"},
+    "torch": {
+        "embedding",
+        "recommenders/attention.py",
+        "recommenders/learning.py",
+        "recommenders/hybrid.py",
+        "recommenders/loop.py",
+        "recommenders/nets.py",
+        "recommenders/factors.py",
+        "recommenders/coldstart.py",
+        "recommenders/sequence.py",
+    },
     "transformers": {"embedding"},
     "sentence_transformers": {"embedding"},
     "peft": {"embedding"},
