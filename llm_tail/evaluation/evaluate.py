@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from llm_tail.embedding.store import Embeddings
     from llm_tail.neighbors.graph import ItemGraph
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["PerPerson", "Report", "evaluate", "per_person"]
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,7 @@ def evaluate(
         raise ConfigError(f"n_bootstrap is {n_bootstrap}, expected at least 0")
     tasks = make_tasks(split, phase)
     train, held = split.train, split.test if phase == "test" else split.validation
-    seen = train.matrix()
-    if phase == "test":
-        seen = (seen + _same_rows(split.validation, train).matrix()).tocsr()
+    seen = _seen(split, phase)
     values: dict[str, dict[str, dict[str, NDArray[np.float64]]]] = {task.name: {} for task in tasks}
     exposure, seconds = {}, {}
     for name, model in named.items():
@@ -149,6 +147,58 @@ def evaluate(
     )
 
 
+class PerPerson(NamedTuple):
+    """What one ranking gave each person.
+
+    Attributes
+    ----------
+    people : array of int64, shape (n_people,)
+        Rows of the people of the split who have something relevant.
+    values : dict
+        Metric, such as ``ndcg@20``, to one number each, shape (n_people,).
+    """
+
+    people: NDArray[np.int64]
+    values: dict[str, NDArray[np.float64]]
+
+
+def per_person(
+    model: Recommender, split: Split, k: int = 20, *, phase: Literal["test", "validation"] = "test"
+) -> dict[str, PerPerson]:
+    """Judge one fitted model as `evaluate` does, and return what stands behind the means: the numbers of each person.
+
+    Parameters
+    ----------
+    model : Recommender
+        Fitted on ``split.train``.
+    split : Split
+        Training, validation and test.
+    k : int
+        Length of the lists, at least 1.
+    phase : {"test", "validation"}
+        What is held against the rankings.
+
+    Returns
+    -------
+    dict of str to PerPerson
+        One for each of warm, tail, cold and overall that somebody can be judged on.
+
+    Raises
+    ------
+    DataError
+        As `evaluate`.
+    """
+    tasks, (depth,) = make_tasks(split, phase), _lengths(k)
+    _check_leak(model.name, model, split.train, split.test if phase == "test" else split.validation)
+    tops = _rank(model.name, model, split.train, _seen(split, phase), tasks, depth)
+    return {
+        task.name: PerPerson(
+            np.flatnonzero(task.people), metrics.per_user(tops[task.name], task.relevant[task.people], [depth])
+        )
+        for task in tasks
+    }
+
+
 def make_tasks(split: Split, phase: Literal["test", "validation"] = "test") -> list[Task]:
     """Return the rankings of a split: warm, tail, cold, overall; without those that nobody can be judged on.
 
@@ -176,6 +226,12 @@ def make_tasks(split: Split, phase: Literal["test", "validation"] = "test") -> l
     if not tasks:
         raise DataError(f"nobody has anything in the {phase} part of the split; expected at least one event")
     return tasks
+
+
+def _seen(split: Split, phase: str) -> sp.csr_matrix:
+    """Return what each person has already and is not asked for, shape (n_users, n_items)."""
+    seen = split.train.matrix()
+    return seen if phase == "validation" else (seen + _same_rows(split.validation, split.train).matrix()).tocsr()
 
 
 def _rank(
