@@ -133,7 +133,9 @@ def descend(
     deadline = math.inf if budget.max_minutes is None else time.monotonic() + 60 * budget.max_minutes
     losses: list[float] = []
     stopped = "epochs"
-    with Bar(name, None if n_batches is None else n_batches * budget.epochs) as bar:
+    # Sparse gradients come from torch itself; it warns unless it is told that they need no check.
+    unchecked = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
+    with unchecked, Bar(name, None if n_batches is None else n_batches * budget.epochs) as bar:
         for epoch in range(1, budget.epochs + 1):
             net.train()
             total, n_steps = 0.0, 0
