@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -20,6 +20,7 @@ from llm_tail.embedding.families import family_of, is_decoder, quiet, resolve_pr
 from llm_tail.embedding.loading import POOLING, choose_precision, find_device, pooling_module, read_model
 from llm_tail.embedding.runtimes import check_texts
 from llm_tail.embedding.sources import locate, weights_digest
+from llm_tail.embedding.tokens import ahead, batches
 from llm_tail.errors import ConfigError, DataError, NotFittedError, StaleArtifactError
 from llm_tail.progress import Bar
 
@@ -31,7 +32,7 @@ Vectors = NDArray[np.float32]
 ADAPTER_KIND = "lora-adapter"
 UNTRAINED = "untrained"  # stands for the digest of an adapter whose weights are not final yet
 _NO_ADAPTER = "this encoder has no adapter; make one with finetune(encoder, pairs)"
-_BLOCK = 16_384  # texts tokenised at once: bounds the memory of a call, and is plenty to sort by length
+_BLOCK = 4096  # texts tokenised at once, while those before them are computed: enough to sort by length
 
 
 class Encoder:
@@ -181,9 +182,8 @@ class Encoder:
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)  # (n_texts, dim)
         rows = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         with Bar("encoding", len(rows)) if progress else nullcontext() as bar:
-            for start in range(0, len(rows), _BLOCK):
-                block = rows[start : start + _BLOCK]
-                tokens = self._tokens([texts[i] for i in block], kind)
+            blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+            for block, tokens in ahead(blocks, lambda block: self._tokens([texts[i] for i in block], kind)):
                 for batch in batches(np.array([len(t) for t in tokens]), batch_tokens):
                     with torch.inference_mode():
                         output = self.forward([tokens[i] for i in batch])  # (n_batch, dim)
@@ -421,19 +421,3 @@ class Encoder:
             f"Encoder({self.config.name}, {self.dim} wide, {self.pooling or 'own'} pooling, {self.max_tokens} tokens, "
             f"{self.config.precision} on {self.model.device.type}{adapter})"
         )
-
-
-def batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows of each batch, longest texts first, so that ``n_texts * longest`` stays within `batch_tokens`.
-
-    Examples
-    --------
-    >>> [batch.tolist() for batch in batches(np.array([2, 9, 2, 3]), 9)]
-    [[1], [3, 0, 2]]
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, int(batch_tokens // max(int(lengths[order[start]]), 1)))
-        yield order[start : start + size]
-        start += size

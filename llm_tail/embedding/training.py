@@ -27,8 +27,9 @@ from llm_tail.config import LoraConfig
 from llm_tail.data.ids import Rows
 from llm_tail.embedding.batching import BatchPlanner
 from llm_tail.embedding.checkpoints import COMPLETE, CheckpointedTrainer, mark_whole
-from llm_tail.embedding.encoder import Encoder, batches
+from llm_tail.embedding.encoder import Encoder
 from llm_tail.embedding.losses import Loss, make_loss
+from llm_tail.embedding.tokens import batches
 from llm_tail.errors import DataError
 from llm_tail.progress import Bar
 

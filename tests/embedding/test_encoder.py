@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 from llm_tail.config import EncoderConfig, LoraConfig, PretrainConfig
-from llm_tail.embedding.encoder import Encoder, batches
+from llm_tail.embedding.encoder import Encoder
 from llm_tail.embedding.pretrain import pretrain
+from llm_tail.embedding.tokens import batches
 from llm_tail.errors import ConfigError, DataError, NotFittedError
 
 from .conftest import NAMES
