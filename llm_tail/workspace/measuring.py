@@ -168,8 +168,10 @@ def _child(folder: Path, step: str, on_texts: Callable[[int], None]) -> dict[str
     paths = [str(package), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", "llm_tail.workspace.measuring", str(folder), step]
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)  # noqa: S603
+    with (
+        (folder / LOG).open("w", encoding="utf-8") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as child,  # noqa: S603
+    ):
         try:
             assert child.stdout is not None  # noqa: S101  (for the type checker)
             for line in child.stdout:
@@ -178,7 +180,6 @@ def _child(folder: Path, step: str, on_texts: Callable[[int], None]) -> dict[str
             child.wait()
         finally:
             child.kill()
-            child.wait()
     if (folder / REFUSED).is_file():
         raise CannotRunError(str(json.loads((folder / REFUSED).read_text(encoding="utf-8"))))
     if child.returncode or not (folder / RESULT).is_file():

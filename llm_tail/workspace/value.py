@@ -287,7 +287,7 @@ class _Comparison:
     ) -> list[Choice]:
         means = {plan: float(np.mean(list(ndcg.values()))) for plan, ndcg in scores.items() if ndcg}
         best = max(means.values(), default=0.0)
-        id_bytes = len(json.dumps(items.values.tolist(), ensure_ascii=False).encode()) / len(items)
+        ids = json.dumps(items.values.tolist(), ensure_ascii=False).encode("utf-8", "surrogatepass")
         choices = []
         for plan, ndcg in scores.items():
             runtime, dim, storage = plan
@@ -303,9 +303,9 @@ class _Comparison:
                     peak_mb=one.peak_mb,
                     seconds=seconds,
                     money=seconds / 3600 * hourly,
-                    mb=_row_bytes(dim, storage) + id_bytes,  # bytes an item are MB a million
+                    mb=_row_bytes(dim, storage) + len(ids) / len(items),  # bytes an item are MB a million
                     ndcg=ndcg,
-                    share=means[plan] / best if plan in means and best else None,
+                    share=(means[plan] / best if best else 1.0) if plan in means else None,
                 )
             )
         return choices

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from llm_tail.errors import CorruptArtifactError
 from llm_tail.evaluation.pareto import Advice, Budget, Choice, advise, front
 from llm_tail.evaluation.report import short
 from llm_tail.workspace.measuring import Machine, Measured
-
-_TIMES = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 @dataclass(frozen=True)
@@ -131,6 +128,8 @@ class ValueReport:
         sample = f"measured on {self.n_items:,} items" + (f", judged on people: {people}" if people else "")
         made = [f"{name} {duration(one.make_seconds)}" for name, one in self.measured.items() if one.make_seconds]
         once = [f"made once, which no figure holds: {', '.join(made)}"] if made else []
+        held = [f"{name} {one.gpu_mb:,.0f} MB" for name, one in self.measured.items() if one.gpu_mb]
+        once += [f"peak on the GPU: {', '.join(held)}"] if held else []
         missing = [f"{runtime} cannot run here: {reason}" for runtime, reason in self.missing.items()]
         return [str(self.machine), f"{sample}; {prices}", *once, *missing, *self.notes]
 
@@ -178,8 +177,6 @@ def duration(seconds: float) -> str:
     """
     if seconds < 60:
         return f"{seconds:.2g} s"
-    for (large, name), (small, rest) in pairwise(_TIMES):
-        if seconds >= large:
-            whole, left = divmod(round(seconds / small), round(large / small))
-            return f"{whole:,} {name}" + (f" {left} {rest}" if left else "")
-    return f"{seconds:.2g} s"
+    unit, names = (60, ("h", "min")) if round(seconds) >= 3600 else (1, ("min", "s"))
+    whole, left = divmod(round(seconds / unit), 60)
+    return f"{whole:,} {names[0]}" + (f" {left} {names[1]}" if left else "")
