@@ -55,6 +55,7 @@ TOKEN_BYTES = 4  # the count of an item's tokens in a shard
 KIND, RUNTIME_KIND = "value", "value-runtime"
 JSON, MARKDOWN = "value.json", "value.md"
 NARROWEST = 8
+FEW_PEOPLE = 200
 
 Vectors = NDArray[np.float32]
 Plan = tuple[str, int, str]  # runtime, width, number format
@@ -151,7 +152,7 @@ class _Comparison:
         self.folder, self.machine = workspace.folder / "value", Machine.here()
         self.split: Split | None = None
         self.n_users: dict[str, int] = {}
-        self.notes: list[str] = []
+        self.notes = ["another [encoder] precision or dim means to train the encoder again"] if trained else []
 
     def run(self) -> ValueReport:
         key = fingerprint(self.made_from, self.settings.model_dump(), self._timing)
@@ -207,6 +208,10 @@ class _Comparison:
                 split, rows = few_items(people, most, seed=seed)
                 self.n_users = {task.name: int(task.people.sum()) for task in make_tasks(split, "validation")}
                 self.split = split
+                if max(self.n_users.values()) < FEW_PEOPLE:
+                    self.notes.append(
+                        f"fewer than {FEW_PEOPLE} people are judged on: a few percent of quality are luck"
+                    )
                 return rows
             except DataError as error:
                 self.notes.append(f"nobody can be judged, so quality is not known: {error}")
