@@ -35,6 +35,8 @@ OWNERS = {
         "recommenders/factors.py",
         "recommenders/coldstart.py",
         "recommenders/sequence.py",
+        "recommenders/graphs.py",
+        "recommenders/graph_learning.py",
     },
     "transformers": {"embedding"},
     "sentence_transformers": {"embedding"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +16,9 @@ from llm_tail.recommenders.als import ImplicitAls
 from llm_tail.recommenders.base import BLOCK_BYTES, Recommender, top_k
 from llm_tail.recommenders.closed_form import ease_weights, l3ae_weights, text_weights
 from llm_tail.recommenders.content import ContentSimilarity, TfidfSimilarity, centre
+from llm_tail.recommenders.graph_filter import GfCf
+from llm_tail.recommenders.graphs import AlphaRec, LightGcn
+from llm_tail.recommenders.user_knn import UserKnn
 
 if TYPE_CHECKING:
     from llm_tail.data.catalog import Catalog, Item
@@ -277,6 +281,10 @@ BASELINES: dict[str, Callable[..., Recommender]] = {
     "ease": Ease,
     "l3ae": L3ae,
     "als": ImplicitAls,
+    "user-knn": UserKnn,
+    "gf-cf": GfCf,
+    "lightgcn": LightGcn,
+    "alpharec": AlphaRec,
 }
 
 
@@ -294,11 +302,11 @@ def make_baseline(
     name : str
         One of `BASELINES`.
     catalog : Catalog, optional
-        Where ``tfidf`` finds its words.
+        Where models of words, such as ``tfidf``, find them.
     text : ItemText or callable, optional
-        How an item becomes one text, for ``tfidf``.
+        How an item becomes one text, for the same models.
     seed : int
-        For ``als``.
+        For the models that draw anything.
 
     Raises
     ------
@@ -310,12 +318,10 @@ def make_baseline(
     >>> make_baseline("ease")
     Ease(ease, not fitted)
     """
-    if name == "tfidf":
-        return TfidfSimilarity(catalog, text)
-    if name == "als":
-        return ImplicitAls(seed=seed)
     if name not in BASELINES:
         near = closest(name, BASELINES)
         hint = f"; the closest is {near[0]}" if near else ""
         raise ConfigError(f"there is no baseline {name!r}{hint}; expected one of: {', '.join(BASELINES)}")
-    return BASELINES[name]()
+    takes = inspect.signature(BASELINES[name]).parameters
+    given = {"catalog": catalog, "text": text, "seed": seed}
+    return BASELINES[name](**{key: value for key, value in given.items() if key in takes})
