@@ -136,6 +136,7 @@ def main(root, n_kills, seed):
                     "n_after": len(after),
                 }
             )
+    assert "torch" not in sys.modules, "the store has no need of torch"
     print(json.dumps(found))
 
 

@@ -1,18 +1,14 @@
-import os
-import signal
-import subprocess
-import sys
-import time
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_tail.artifacts import sha256
 from llm_tail.config import EmbeddingConfig, TextConfig
 from llm_tail.data.catalog import Catalog
-from llm_tail.embedding.shards import Journal
+from llm_tail.data.ids import IdMap
 from llm_tail.embedding.store import Embeddings, EmbeddingStore
 from llm_tail.embedding.text import ItemText
 from llm_tail.errors import CorruptArtifactError, DataError, StaleArtifactError
@@ -210,43 +206,67 @@ def test_whatever_was_there_before_the_vectors_are_right(tmp_path_factory, first
     assert len(encoder.seen) == len(set(encoder.seen))
 
 
-JOB = """
-import sys
-from pathlib import Path
-from tests.embedding.letters import LetterEncoder
-from llm_tail.config import EmbeddingConfig
-from llm_tail.data.catalog import Catalog
-from llm_tail.embedding.store import EmbeddingStore
-catalog = Catalog.from_items([{"item_id": f"i{i}", "title": f"text number {i}"} for i in range(60)])
-encoder = LetterEncoder(delay=float(sys.argv[2]))
-EmbeddingStore.open(sys.argv[1]).embed(catalog, encoder, config=EmbeddingConfig(shard_items=2))
-assert "torch" not in sys.modules
-print(len(encoder.seen))
-"""
-
-
-def job(folder, delay):
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    return subprocess.Popen([sys.executable, "-c", JOB, str(folder), str(delay)], stdout=subprocess.PIPE, cwd=root)
-
-
-def test_killed_in_the_middle_and_resumed(tmp_path):
-    folder = tmp_path / "killed"
-    running = job(folder, 0.05)
-    deadline = time.monotonic() + 60
-    while len(list(folder.glob("shard-*"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
-    running.stdout.close()
-    done = sum(shard.n_items for shard in Journal(folder).read())
-    assert 8 <= done < 60
-    resumed, whole = job(folder, 0), job(tmp_path / "whole", 0)
-    assert int(resumed.communicate()[0]) == 60 - done and int(whole.communicate()[0]) == 60
-    files = [{p.name: sha256(p) for p in f.iterdir()} for f in (folder, tmp_path / "whole")]
-    assert files[0] == files[1]
-
-
 def test_a_real_encoder_reports_what_it_cuts(store, minilm):
     store.embed(make(["a novel", "word " * 300]), minilm)
     assert store.report.n_truncated == 1 and store.report.texts_per_s > 0
+
+
+# ---- what lies on disk
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+def test_the_readme_reads_a_store_without_this_package(storage, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = EmbeddingStore.open("runs/shop/embeddings")
+    expected = store.embed(TEN, LetterEncoder(), config=EmbeddingConfig(shard_items=4, storage=storage))
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    [block] = [part for part in re.findall(r"```python\n(.*?)```", text, re.S) if "load_file(" in part]
+    assert "llm_tail" not in block and "lt." not in block
+    names = {}
+    exec(block, names)  # noqa: S102  (our own README)
+    assert names["ids"] == list(expected.ids) and names["vectors"].dtype == np.float32
+    np.testing.assert_allclose(names["vectors"], expected.vectors, atol=0.01 if storage == "int8" else 1e-3)
+
+
+# ---- read where they lie
+
+
+def test_vectors_are_read_where_they_lie(store):
+    embeddings = store.embed(TEN, LetterEncoder(), config=CONFIG)
+    stored = store.open_vectors()
+    assert stored.shape == (10, 26) and len(stored) == 10 and stored.ids == TEN.ids
+    assert repr(stored) == "StoredVectors(10 x 26, float32)" and stored.encoder == embeddings.encoder
+    blocks = list(stored.blocks())
+    assert [len(ids) for ids, _ in blocks] == [4, 4, 2]
+    assert isinstance(blocks[0][1].base, np.memmap) or isinstance(blocks[0][1], np.memmap)  # not copied
+    np.testing.assert_array_equal(np.vstack([vectors for _, vectors in blocks]), embeddings.vectors)
+    rows = np.array([9, 0, 3, 4, 9])
+    np.testing.assert_array_equal(stored.take(rows), embeddings.vectors[rows])
+    assert stored.take(np.empty(0, np.int64)).shape == (0, 26)
+    with pytest.raises(DataError, match="rows run from -1 to 10, and there are 10"):
+        stored.take(np.array([-1, 10]))
+
+
+def test_a_shard_is_checked_when_it_is_first_read(store):
+    store.embed(TEN, LetterEncoder(), config=CONFIG)
+    victim = sorted(store.folder.glob("shard-*"))[2]
+    victim.write_bytes(victim.read_bytes()[::-1])
+    stored = store.open_vectors()
+    stored.take(np.array([0, 7]))
+    with pytest.raises(CorruptArtifactError, match=victim.name):
+        stored.take(np.array([8]))
+
+
+def test_some_items_in_any_order_are_loaded(store):
+    embeddings = store.embed(TEN, LetterEncoder(), config=CONFIG)
+    some = IdMap(["i7", "i1", "i2"])
+    loaded = store.load(some)
+    assert loaded.ids == some
+    np.testing.assert_array_equal(loaded.vectors, embeddings.on(some).vectors)
+    with pytest.raises(DataError, match="1 items have no vector, such as x; embed them first"):
+        store.load(IdMap(["i7", "x"]))
+
+
+def test_update_loads_nothing_and_says_the_same(store):
+    report = store.update(TEN, LetterEncoder(), config=CONFIG)
+    assert report is store.report and report.n_encoded == 10 and len(store.load()) == 10
