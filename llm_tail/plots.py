@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 from llm_tail.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
+    from llm_tail.evaluation.bench_table import BenchTable
     from llm_tail.evaluation.pareto import Choice
     from llm_tail.workspace.value_report import ValueReport
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MARKERS = {"float32": "o", "float16": "s", "int8": "D"}
 FAINT = 0.25
+GROUPS = {  # of the models of a benchmark: what they are called, and their colour
+    "ours": ("ours", "#c1121f"),
+    "peer": ("peers", "#1d3557"),
+    "tuned": ("peers with our vectors", "#8d99ae"),
+    "blend": ("blends", "#2a9d8f"),
+    "bound": ("best peer of each set", "#999999"),
+}
 
 
 def check_picture(path: str | Path) -> Path:
@@ -64,6 +73,49 @@ def draw_value(report: ValueReport, path: str | Path, taken: Choice | None = Non
         axis.set_ylabel("share of the best NDCG@20" if judged else "MB on disk for a million items")
     _legend(figure, report, taken)
     figure.suptitle(str(report.machine), fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def draw_bench(table: BenchTable, path: str | Path) -> Path:
+    """Draw NDCG of each model in each column, the best on top, and return the path.
+
+    Bars are standard deviations over the cuts; models stand in the order of their mean over the columns.
+
+    Parameters
+    ----------
+    table : BenchTable
+        What was found.
+    path : path
+        Where the picture goes; its suffix says which kind it is.
+    """
+    from matplotlib.figure import Figure
+
+    path, metric = check_picture(path), table.metrics[1]
+    rows = sorted(table.rows, key=lambda row: sum(row.cells[segment, metric].mean for segment in table.segments))
+    size = (2.6 * len(table.segments) + 1.6, 0.26 * len(rows) + 1.5)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(table.segments), sharey=True, squeeze=False)[0]
+    for panel, segment in zip(panels, table.segments, strict=True):
+        for group, (words, colour) in GROUPS.items():
+            there = [n for n, row in enumerate(rows) if row.group == group]
+            cells = [rows[n].cells[segment, metric] for n in there]
+            if cells:
+                spread = [0.0 if math.isnan(cell.sd) else cell.sd for cell in cells]
+                look = {"fmt": "o", "color": colour, "markersize": 5, "linewidth": 1, "label": words}
+                panel.errorbar([cell.mean for cell in cells], there, xerr=spread, **look)
+        panel.set_title(segment, fontsize=10)
+        panel.set_xlim(left=0.0)
+        panel.locator_params(axis="x", nbins=4)
+        panel.tick_params(labelsize=8)
+        panel.grid(axis="x", linewidth=0.4)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(rows)), [row.model for row in rows])
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+    figure.suptitle(table.title.replace(f"R@{table.k}/N@{table.k}", f"NDCG@{table.k}"), fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path

@@ -45,7 +45,7 @@ OWNERS = {
     "networkx": {"neighbors/graph.py"},
     "sklearn": {"recommenders"},
     "implicit": {"recommenders"},
-    "optuna": {"workspace/search.py"},
+    "optuna": {"workspace/search.py", "workspace/tuner.py"},
     "matplotlib": {"plots.py"},
     "typer": {"cli"},
 }

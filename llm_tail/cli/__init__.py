@@ -9,6 +9,7 @@ import typer
 
 from llm_tail.cli import (
     adapters,
+    bench,
     config,
     demo,
     evaluate,
@@ -45,6 +46,7 @@ for _stage in stages.VERBS:
     app.command(_stage.name, rich_help_panel=_STAGE, epilog=settings_help(*_stage.tables))(stages.verb(_stage))
 app.command("evaluate", rich_help_panel=_STAGE, epilog=settings_help("evaluation"))(evaluate.evaluate)
 app.command("sweep", rich_help_panel=_STAGE)(sweep.sweep)
+app.command("bench", rich_help_panel=_STAGE, epilog=settings_help("bench"))(bench.bench)
 app.command("value", rich_help_panel=_STAGE, epilog=settings_help("value"))(value.value)
 app.command("adapters", rich_help_panel=_TUNED)(adapters.adapters)
 app.command("compare", rich_help_panel=_TUNED)(adapters.compare)
