@@ -24,6 +24,7 @@ import socket
 import sys
 import tempfile
 import threading
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from llm_tail.config import EmbeddingConfig
 from llm_tail.embedding.engine import Encoded, Engine, LocalEngine, TextEncoder, encode_shard
 from llm_tail.embedding.parcel import pack, unpack
 from llm_tail.embedding.processes import AHEAD, ProcessEngine
+from llm_tail.embedding.worker import error_from_bytes, error_to_bytes, result_from_bytes, result_to_bytes
 from llm_tail.errors import ConfigError, LlmTailError, MissingExtraError, WorkerError
 
 _ANSWER_SECONDS = 5.0
@@ -148,7 +150,9 @@ class RayEngine:
     def _results(self, ray: Any, feeder: Any, workers: int, gpus: float, setting: tuple[Any, ...]) -> Iterator[Encoded]:
         from ray.data import ActorPoolStrategy, DataContext
 
-        context = DataContext.get_current().copy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of settings that it copies itself
+            context = DataContext.get_current().copy()
         context.execution_options.preserve_order = True
         context.target_max_block_size = 1  # no two rows in a block
         context.enable_progress_bars = False
@@ -171,9 +175,12 @@ class RayEngine:
         try:
             for row in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
                 feeder.release.remote(row["number"][0].as_py())
-                yield _encoded(row)
+                yield _result(row)
+        except LlmTailError:
+            raise
         except Exception as error:  # Ray raises what its parts raise
-            raise _translated(error) from error
+            said = str(error).strip().splitlines()
+            raise WorkerError(f"Ray failed with {type(error).__name__}: {said[-1] if said else ''}") from error
 
     def _size(self, resources: dict[str, float]) -> tuple[int, float]:
         """Return how many workers there are, and how many GPUs each has."""
@@ -247,22 +254,23 @@ class _Actor:
     """An encoder, and what it does to a shard."""
 
     def __init__(self, feeder: Any, parcel: Any, batch_tokens: int, threads: int, device: str) -> None:
-        import ray
-
         os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         if device == "cpu":
             os.environ["RAYON_NUM_THREADS"] = str(threads)
-        self._feeder, self._batch_tokens = feeder, batch_tokens
-        with tempfile.TemporaryDirectory(prefix="llm-tail-") as folder:
-            for name, content in ray.get(parcel).items():
-                path = Path(folder) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                content.tofile(path)
-            self._encoder = unpack(Path(folder), device)
-        if "torch" in sys.modules:  # it may have been loaded before the settings above
-            sys.modules["torch"].set_num_threads(threads)
+        self._feeder, self._parcel, self._batch_tokens = feeder, parcel, batch_tokens
+        self._threads, self._device = threads, device
+        self._encoder: TextEncoder | None = None
 
     def __call__(self, row: pa.Table) -> pa.Table:
+        """Return the row of a result, or of an error: those that Ray raises itself have lost their class."""
+        try:
+            content, error = result_to_bytes(self._encode(row)), b""
+        except Exception as found:  # whatever it is, the caller has to hear of it
+            content, error = b"", error_to_bytes(found)
+        blobs = {"result": pa.array([content], pa.large_binary()), "error": pa.array([error], pa.large_binary())}
+        return pa.table({"number": row["number"], **blobs})
+
+    def _encode(self, row: pa.Table) -> Encoded:
         import ray
 
         number, texts = row["number"][0].as_py(), json.loads(row["texts"][0].as_py())
@@ -271,15 +279,27 @@ class _Actor:
                 f"one worker after another died over the same {len(texts):,} texts (out of memory?); finished shards "
                 "are kept. Take smaller [embedding] shard_items or batch_tokens, or fewer workers, and run again"
             )
-        result = encode_shard(self._encoder, texts, self._batch_tokens)
-        vectors, tokens = result.vectors.tobytes(), result.tokens.tobytes()
-        columns = {"vectors": pa.array([vectors], pa.large_binary()), "tokens": pa.array([tokens], pa.large_binary())}
-        return pa.table({"number": row["number"], "width": [result.vectors.shape[1]], **columns})
+        if self._encoder is None:
+            self._encoder = self._unpacked(ray.get(self._parcel))
+        return encode_shard(self._encoder, texts, self._batch_tokens)
+
+    def _unpacked(self, files: dict[str, NDArray[np.uint8]]) -> TextEncoder:
+        with tempfile.TemporaryDirectory(prefix="llm-tail-") as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                content.tofile(path)
+            encoder = unpack(Path(folder), self._device)
+        if "torch" in sys.modules:  # it may have been loaded before the settings of `__init__`
+            sys.modules["torch"].set_num_threads(self._threads)
+        return encoder
 
 
-def _encoded(row: pa.Table) -> Encoded:
-    vectors = np.frombuffer(row["vectors"][0].as_buffer(), dtype=np.float32).reshape(-1, row["width"][0].as_py())
-    return Encoded(vectors, np.frombuffer(row["tokens"][0].as_buffer(), dtype=np.int64))
+def _result(row: pa.Table) -> Encoded:
+    error = row["error"][0].as_py()
+    if error:
+        raise error_from_bytes(error)
+    return result_from_bytes(row["result"][0].as_py())
 
 
 def _files_of(encoder: TextEncoder) -> dict[str, NDArray[np.uint8]]:
@@ -316,9 +336,25 @@ def _connected(engine: RayEngine) -> Iterator[Any]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ConfigError(_not_connected(engine.address, error)) from error
     try:
-        yield ray
+        with _news_on_stderr():
+            yield ray
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _news_on_stderr() -> Iterator[None]:
+    """Let Ray tell of workers that died on stderr; it does so on stdout, which is for results."""
+    import ray._private.worker as its
+
+    tell = getattr(its, "print_to_stdstream", None)
+    if tell is not None:
+        its.print_to_stdstream = lambda data, *args, **settings: tell({**data, "is_err": True}, *args, **settings)
+    try:
+        yield
+    finally:
+        if tell is not None:
+            its.print_to_stdstream = tell
 
 
 @contextlib.contextmanager
@@ -367,14 +403,3 @@ def _not_connected(address: str, error: Exception) -> str:
     if not address:
         return f"a local Ray cluster could not be started ({reason})"
     return f"no Ray cluster answers at {address!r}, the setting 'embedding.address' ({reason}); {_HOW}"
-
-
-def _translated(error: Exception) -> LlmTailError:
-    """Return what went wrong in a worker as it was raised there where it is one of ours, else with a word on it."""
-    chain: list[Any] = [error]
-    for found in chain:
-        if isinstance(found, LlmTailError):
-            return found
-        chain += [inner for inner in (getattr(found, "cause", None), found.__cause__) if isinstance(inner, Exception)]
-    last = str(chain[-1]).strip().splitlines()
-    return WorkerError(f"Ray's workers failed with {type(chain[-1]).__name__}: {last[-1] if last else ''}")

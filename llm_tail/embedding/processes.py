@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import subprocess
@@ -14,11 +13,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llm_tail import errors
 from llm_tail.embedding.engine import Encoded, TextEncoder, encode_shard
 from llm_tail.embedding.parcel import pack
-from llm_tail.embedding.worker import ERROR, TEXTS, receive, result_from_bytes, send, texts_to_bytes
-from llm_tail.errors import ConfigError, LlmTailError, WorkerError
+from llm_tail.embedding.worker import (
+    ERROR,
+    TEXTS,
+    error_from_bytes,
+    receive,
+    result_from_bytes,
+    send,
+    texts_to_bytes,
+)
+from llm_tail.errors import ConfigError, WorkerError
 
 AHEAD = 2  # shards for each worker: one that it works on, one that waits
 
@@ -119,7 +125,7 @@ class _Pool:
             if message is None:
                 self._replace(worker)
             elif message[0] == ERROR:
-                raise _error_of(message[1])
+                raise error_from_bytes(message[1])
             else:
                 finished = worker.shards.popleft()
                 self.done[finished] = result_from_bytes(message[1])
@@ -247,12 +253,3 @@ def _visible_gpus() -> list[str]:
     n = torch.cuda.device_count() if torch.cuda.is_available() else 0
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return named[:n] if len(named) >= n else [str(number) for number in range(n)]
-
-
-def _error_of(content: bytes) -> LlmTailError:
-    """Return an error as it was raised in a worker, where it is one of ours that words alone can make."""
-    said = json.loads(content)
-    known = getattr(errors, said["name"], None)
-    if isinstance(known, type) and issubclass(known, LlmTailError) and "__init__" not in vars(known):
-        return known(said["message"])
-    return WorkerError(f"a worker failed with {said['name']}: {said['message']} ({said['where']})")

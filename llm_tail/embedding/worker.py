@@ -19,8 +19,10 @@ from typing import IO
 
 from safetensors.numpy import load, save
 
+from llm_tail import errors
 from llm_tail.embedding.engine import Encoded, encode_shard
 from llm_tail.embedding.parcel import unpack
+from llm_tail.errors import LlmTailError, WorkerError
 
 TEXTS, RESULT, ERROR = b"t", b"r", b"e"
 _HEAD = struct.Struct("<cQ")
@@ -64,6 +66,15 @@ def error_to_bytes(error: Exception) -> bytes:
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     return json.dumps({"name": type(error).__name__, "message": str(error), "where": where}).encode()
+
+
+def error_from_bytes(content: bytes) -> LlmTailError:
+    """Return an error as it was raised in a worker, where it is one of ours that words alone can make."""
+    said = json.loads(content)
+    known = getattr(errors, said["name"], None)
+    if isinstance(known, type) and issubclass(known, LlmTailError) and "__init__" not in vars(known):
+        return known(said["message"])
+    return WorkerError(f"a worker failed with {said['name']}: {said['message']} ({said['where']})")
 
 
 def main() -> None:
