@@ -178,12 +178,20 @@ class Encoder:
         -----
         Texts are tokenised once and put into batches of similar length, so little is spent on padding.
         """
+        return self.encode_counted(texts, kind=kind, batch_tokens=batch_tokens, progress=progress)[0]
+
+    def encode_counted(
+        self, texts: Sequence[str], *, kind: Kind = "document", batch_tokens: int = 2048, progress: bool = False
+    ) -> tuple[Vectors, NDArray[np.int64]]:
+        """Return vectors as `encode` does, and the tokens of each text before the cut; 0 for one without words."""
         texts = check_texts(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)  # (n_texts, dim)
+        counts = np.zeros(len(texts), dtype=np.int64)  # (n_texts,)
         rows = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         with Bar("encoding", len(rows)) if progress else nullcontext() as bar:
             blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
-            for block, tokens in ahead(blocks, lambda block: self._tokens([texts[i] for i in block], kind)):
+            for block, (tokens, whole) in ahead(blocks, lambda block: self._counted([texts[i] for i in block], kind)):
+                counts[block] = whole
                 for batch in batches(np.array([len(t) for t in tokens]), batch_tokens):
                     with torch.inference_mode():
                         output = self.forward([tokens[i] for i in batch])  # (n_batch, dim)
@@ -195,7 +203,7 @@ class Encoder:
                 f"{self.config.name} gave values that are not finite for {int((~np.isfinite(vectors)).any(1).sum())} "
                 f"of {len(texts)} texts in {self.config.precision}; try [encoder] precision = 'fp32'"
             )
-        return vectors
+        return vectors, counts
 
     def forward(self, tokens: Sequence[Sequence[int]], model: Any = None) -> torch.Tensor:
         """Return the unit vectors of one batch of token lists, shape (n_texts, dim), float32, with gradients.
@@ -260,10 +268,17 @@ class Encoder:
     @property
     def fingerprint(self) -> str:
         """Digest of all that a vector depends on: weights, adapter, pooling, tokens, prompts, precision, width."""
+        return self._digest(*([] if self.model.truncate_dim is None else [self.dim]))
+
+    @property
+    def uncut_fingerprint(self) -> str:
+        """The same for vectors of the model's own width: those of a lesser one follow from them without encoding."""
+        return self._digest()
+
+    def _digest(self, *cut: int) -> str:
         config = self.config
         prompts = [config.query_prompt, config.document_prompt]
         weights = [self.base_weights, self.adapter]
-        cut = [] if self.model.truncate_dim is None else [self.dim]
         return fingerprint("encoder-1", weights, self.pooling, config.max_tokens, prompts, config.precision, *cut)
 
     @property
@@ -394,20 +409,28 @@ class Encoder:
     def _tokens(
         self, texts: Sequence[str], kind: Kind, max_tokens: int | None = None, *, cut: bool = True
     ) -> list[list[int]]:
+        return list(self._tokenized(texts, kind, max_tokens, cut=cut)["input_ids"]) if len(texts) else []
+
+    def _counted(self, texts: Sequence[str], kind: Kind) -> tuple[list[list[int]], Sequence[int]]:
+        """Return the tokens of texts, and how many each had before the cut: the tokenizer keeps what it cuts off."""
+        output = self._tokenized(texts, kind)
+        if output.encodings is None:  # a tokenizer written in Python keeps nothing
+            return output["input_ids"], [len(t) for t in self._tokens(texts, kind, cut=False)]
+        rest = [sum(len(p.ids) - sum(p.special_tokens_mask) for p in one.overflowing) for one in output.encodings]
+        return output["input_ids"], [len(one.ids) + more for one, more in zip(output.encodings, rest, strict=True)]
+
+    def _tokenized(self, texts: Sequence[str], kind: Kind, max_tokens: int | None = None, *, cut: bool = True) -> Any:
         prompt = {"query": self.config.query_prompt, "document": self.config.document_prompt}.get(kind)
         if kind not in ("query", "document"):
             raise ConfigError(f"kind is {kind!r}, expected 'document' or 'query'")
         limits = {"truncation": True, "max_length": max_tokens or self.max_tokens} if cut else {"truncation": False}
-        if not len(texts):
-            return []
-        output = self.model.tokenizer(
+        return self.model.tokenizer(
             [(prompt or "") + text for text in texts],
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,  # what is cut is counted and reported, not logged
             **limits,
         )
-        return list(output["input_ids"])
 
     def _autocast(self) -> AbstractContextManager[Any]:
         # Weights stay as they were stored; only the products are made in bf16. That costs a tenth of the speed of

@@ -213,3 +213,19 @@ def test_nothing_is_said_on_the_screen(capfd, decoder_folder, tmp_path):
     Encoder.load(decoder_folder).save(tmp_path / "saved")
     Encoder.load(decoder_folder).encode(["whale"], progress=True)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["minilm", "decoder"])
+def test_tokens_are_counted_while_encoding_as_they_are_on_their_own(name, request):
+    encoder = request.getfixturevalue(name)
+    texts = ["a", "", "whale " * 400, "the sea " * (encoder.max_tokens // 2), "a " * (encoder.max_tokens - 2)]
+    vectors, counts = encoder.encode_counted(texts)
+    np.testing.assert_array_equal(counts[1:2], 0)
+    np.testing.assert_array_equal(np.delete(counts, 1), np.delete(encoder.token_counts(texts), 1))
+    np.testing.assert_array_equal(vectors, encoder.encode(texts))
+
+
+def test_a_cut_encoder_says_whose_vectors_it_cuts(minilm):
+    cut = Encoder.load(NAMES["minilm"], precision="fp32", dim=64)
+    assert cut.fingerprint != minilm.fingerprint
+    assert cut.uncut_fingerprint == minilm.uncut_fingerprint == minilm.fingerprint
