@@ -1,4 +1,4 @@
-"""Tokens: the tokenizer of an encoder on its own, for runtimes that do without torch; and work done ahead in a thread."""
+"""Tokens: the tokenizer of an encoder on its own, without torch; and work that a thread does ahead."""
 
 from __future__ import annotations
 
@@ -78,6 +78,10 @@ class Tokens:
         """Return the number of tokens of each text before the cut, shape (n_texts,)."""
         found = self._encode(self.whole, texts, kind)
         return np.fromiter((len(one) for one in found), dtype=np.int64, count=len(texts))
+
+    def pieces(self, words: Sequence[str]) -> list[list[int]]:
+        """Return the token numbers of single words, without a prompt and without special tokens."""
+        return [one.ids for one in self.cut.encode_batch_fast(list(words), add_special_tokens=False)]
 
     def _encode(self, backend: Any, texts: Sequence[str], kind: str) -> Any:
         if kind not in ("query", "document"):
