@@ -42,6 +42,7 @@ OWNERS = {
     "sentence_transformers": {"embedding"},
     "peft": {"embedding"},
     "hnswlib": {"neighbors/index.py"},
+    "ray": {"embedding/distributed.py"},
     "networkx": {"neighbors/graph.py"},
     "sklearn": {"recommenders"},
     "implicit": {"recommenders"},
@@ -115,7 +116,7 @@ def loaded_by(statement):
     return set(done.stdout.split())
 
 
-HEAVY = {"torch", "transformers", "sentence_transformers", "sklearn", "implicit", "networkx", "hnswlib"}
+HEAVY = {"torch", "transformers", "sentence_transformers", "sklearn", "implicit", "networkx", "hnswlib", "ray"}
 
 
 def test_the_face_is_lazy():

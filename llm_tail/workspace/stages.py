@@ -92,10 +92,12 @@ def make_encoder(workspace: Workspace, folder: Path, made_from: str) -> str:
 
 def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:
     """Turn item texts into vectors; the store keeps those of texts that have not changed."""
+    from llm_tail.embedding.distributed import make_engine
     from llm_tail.embedding.store import EmbeddingStore
 
-    store = EmbeddingStore.open(folder)
-    return str(store.update(workspace.catalog, workspace.encoder, workspace.item_text, workspace.config.embedding))
+    store, config = EmbeddingStore.open(folder), workspace.config.embedding
+    engine = make_engine(config)
+    return str(store.update(workspace.catalog, workspace.encoder, workspace.item_text, config, engine))
 
 
 def make_index(workspace: Workspace, folder: Path, made_from: str) -> str:

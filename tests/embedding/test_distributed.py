@@ -16,6 +16,8 @@ from llm_tail.embedding.engine import LocalEngine
 from llm_tail.embedding.processes import ProcessEngine
 from llm_tail.embedding.store import EmbeddingStore
 from llm_tail.errors import ConfigError, DataError, MissingExtraError, WorkerError
+from llm_tail.workspace import Workspace
+from tests import shop
 from tests.embedding.letters import LetterEncoder
 from tests.embedding.test_processes import assert_equal, catalog, files, run
 from tests.embedding.travelling import TravellingLetters
@@ -62,6 +64,13 @@ def test_an_address_that_does_not_answer_says_what_to_do_at_once(scheme):
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ConfigError, match=r"'embedding\.address' is .* expected host:port"):
         run(RayEngine(address), TravellingLetters())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (extra: ray)")
+def test_a_run_takes_the_engine_of_its_settings(tmp_path):
+    overrides = ["embedding.engine=ray", "embedding.address=127.0.0.1:1"]
+    with pytest.raises(ConfigError, match="no Ray cluster answers at '127.0.0.1:1'"):
+        Workspace.open(shop.write(tmp_path), overrides).run_stage("embed")
 
 
 def test_workers_fill_the_cluster():
