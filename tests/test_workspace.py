@@ -61,6 +61,16 @@ def test_what_makes_no_difference_runs_nothing(shop_copy):
     assert set(states(workspace.run()).values()) == {"skipped"}
 
 
+def test_other_storage_or_width_stores_again_and_encodes_nothing(shop_copy):
+    for overrides in (["embedding.storage=float16"], ["embedding.storage=int8", "encoder.dim=64"]):
+        workspace = Workspace.open(shop_copy, overrides)
+        done = workspace.run_stage("embed")
+        assert done.state == "done" and ": 0 texts encoded" in done.note, done.note
+    assert workspace.embeddings.dim == 64 and workspace.embeddings.ids == workspace.catalog.ids
+    workspace.run_stage("index")
+    assert len(workspace.similar("a frying pan", 3)) == 3
+
+
 def test_a_changed_file_runs_all_that_reads_it_again(shop_copy):
     items = shop.items()
     items.loc[0, "title"] = "Wok"

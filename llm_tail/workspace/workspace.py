@@ -193,7 +193,7 @@ class Workspace:
             return fingerprint(stage, base, self._split_key, settings_of(config), config.seed)
         if stage == "embed":
             words = self.fingerprint("finetune") if config.lora.enabled else base
-            return fingerprint(stage, self._catalog_key, words)
+            return fingerprint(stage, self._catalog_key, words, config.embedding.storage)
         if stage == "index":
             return fingerprint(stage, self.fingerprint("embed"), config.index.model_dump(), config.seed)
         if stage == "graph":
@@ -305,7 +305,7 @@ class Workspace:
         """One vector for each item."""
         from llm_tail.embedding.store import EmbeddingStore
 
-        return self._load("embed", lambda folder: EmbeddingStore.open(folder).load()).on(self.catalog)
+        return self._load("embed", lambda folder: EmbeddingStore.open(folder).load(self.catalog))
 
     @cached_property
     def index(self) -> NeighborIndex:
