@@ -210,8 +210,10 @@ class _Benching:
         store = folder / "embeddings"
         if kind == FROZEN and not store.exists():
             self._lend_vectors(store, seed)
-        for stage in arena.stages[1 : arena.stages.index("graph") + 1]:
-            arena.run_stage(stage)
+        last = "graph" if any(one.graph for one in self.contestants) else "embed"
+        if any(one.uses_text() or one.graph for one in self.contestants):
+            for stage in arena.stages[1 : arena.stages.index(last) + 1]:
+                arena.run_stage(stage)
         return arena
 
     def _lend_vectors(self, store: Path, seed: int) -> None:
@@ -227,7 +229,7 @@ class _Benching:
 
     def _run_seed(self, seed: int) -> None:
         grounds = {kind: self._ground(seed, kind) for kind in ([FROZEN, TUNED] if self.is_trained else [FROZEN])}
-        same = TUNED in grounds and _same_vectors(grounds)
+        same = TUNED in grounds and any(one.uses_text() for one in self.contestants) and _same_vectors(grounds)
         if same:
             self.done.notes.append(
                 f"seed {seed}: training changed no vector, so that the rows{SUFFIX} repeat the others"
@@ -258,7 +260,8 @@ class _Benching:
     def _key(self, one: Contestant, ground: Ground) -> str:
         """Return the digest of all that the quality of a model's settings hangs on."""
         arena, bench = ground.workspace, self.settings
-        made_from = arena.fingerprint("graph" if one.uses_text() or one.graph else "audit")
+        stages = ["audit", *(["embed"] if one.uses_text() else []), *(["graph"] if one.graph else [])]
+        made_from = [arena.fingerprint(stage) for stage in stages]
         own = ground.config.hybrid.model_dump() if one.group == "ours" else {}
         space = one.search_space()
         judged = [bench.k, bench.max_people] if space else [bench.k]

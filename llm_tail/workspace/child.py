@@ -54,8 +54,10 @@ def run_child(module: str, folder: Path, step: str, on_line: Callable[[str], Non
     paths = [str(package), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", module, str(folder), step]
-    with (folder / LOG).open("w", encoding="utf-8") as log:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)  # noqa: S603
+    with (
+        (folder / LOG).open("w", encoding="utf-8") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as child,  # noqa: S603
+    ):
         try:
             assert child.stdout is not None  # noqa: S101  (for the type checker)
             for line in child.stdout:
@@ -63,7 +65,6 @@ def run_child(module: str, folder: Path, step: str, on_line: Callable[[str], Non
             child.wait()
         finally:
             child.kill()
-            child.wait()
     if (folder / REFUSED).is_file():
         raise FailedError(str(json.loads((folder / REFUSED).read_text(encoding="utf-8"))))
     if child.returncode or not (folder / RESULT).is_file():

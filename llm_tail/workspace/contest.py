@@ -218,10 +218,10 @@ def compete(job: Job, folder: Path, ground: Ground, on_trial: Callable[[], None]
         if job.n_trials:
             _tune_in_children(job, folder, on_trial)
         return Result.from_parts(run_child(__name__, folder, JUDGE), load_file(folder / PEOPLE))
-    except FailedError:
-        raise
     except Exception as error:  # one model less is no reason to lose the whole table
-        raise FailedError(in_words(error)) from error
+        if job.n_trials and not any(one.error == "" for one in job.tuner().tried):
+            job.trials.unlink(missing_ok=True)  # whatever was wrong may be put right: the next call tries again
+        raise error if isinstance(error, FailedError) else FailedError(in_words(error)) from error
 
 
 def _tune_in_children(job: Job, folder: Path, on_trial: Callable[[], None]) -> None:

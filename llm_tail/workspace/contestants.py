@@ -38,8 +38,10 @@ class Contestant:
         Ours is held against the best peer of each column; blends of several models are shown beside them.
     space : mapping
         What is tuned where its class does not say so itself; empty for a model that tunes itself or has no settings.
+    text : bool
+        Whether it looks at item vectors though it could do without.
     graph : bool
-        Whether it makes use of the item graph.
+        Whether it looks at the item graph.
 
     Examples
     --------
@@ -51,6 +53,7 @@ class Contestant:
     public: str
     group: Group = "peer"
     space: Space = field(default_factory=dict)
+    text: bool = False
     graph: bool = False
 
     def load(self) -> Any:
@@ -72,7 +75,7 @@ class Contestant:
 
     def uses_text(self) -> bool:
         """Say whether it looks at item vectors."""
-        return bool(self.load().needs_embeddings)
+        return self.text or bool(self.load().needs_embeddings)
 
     def search_space(self) -> dict[str, Range]:
         """Return what is tuned, the defaults always within: a range is widened, and a choice added, where need be."""
@@ -98,8 +101,17 @@ class Contestant:
         return self.load()(**{name: value for name, value in given.items() if name in there}, **settings)  # type: ignore[no-any-return]
 
     def _parameters(self) -> dict[str, Any]:
-        signature = inspect.signature(self.load().__init__)
-        return {name: p.default for name, p in signature.parameters.items() if name != "self"}
+        """Return what the constructor takes, and the defaults; where it passes the rest on, what that rest may be."""
+        found: dict[str, Any] = {}
+        for model in self.load().__mro__:
+            if "__init__" not in vars(model):
+                continue
+            parameters = inspect.signature(model.__init__).parameters.values()
+            named = {p.name: p.default for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+            found = named | found
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+        return {name: default for name, default in found.items() if name != "self"}
 
 
 def _with(limits: Range, default: Any) -> Range:
@@ -134,7 +146,7 @@ CONTESTANTS = {
         ),
         Contestant("bpr", "Bpr"),
         Contestant("softmax-factors", "SampledSoftmaxFactors"),
-        Contestant("feature-factors", "FeatureFactors"),
+        Contestant("feature-factors", "FeatureFactors", text=True),
         Contestant("lightgcn", "LightGcn"),
         Contestant("alpharec", "AlphaRec"),
         Contestant("clcrec", "ClcRec"),

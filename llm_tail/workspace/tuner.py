@@ -157,13 +157,13 @@ class Tuner:
         with _quiet():
             sampler = optuna.samplers.TPESampler(n_startup_trials=N_STARTUP, seed=draws)
             study = optuna.create_study(direction="maximize", sampler=sampler)
-            distributions = {name: _distribution(limits) for name, limits in self.space.items()}
+            distributions = {n: _distribution(limits, self.defaults[n]) for n, limits in self.space.items()}
             for one in self.tried:
                 if one.value is not None:
                     trial = optuna.trial.create_trial(params=one.params, distributions=distributions, value=one.value)
                     study.add_trial(trial)
             asked = study.ask(distributions).params
-        return {name: _rounded(asked[name], limits) for name, limits in self.space.items()}
+        return {n: _rounded(asked[n], limits, self.defaults[n]) for n, limits in self.space.items()}
 
     def _write(self, under_way: dict[str, Any] | None = None) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,21 +181,26 @@ def is_range(limits: Range) -> bool:
     return isinstance(limits, tuple) and len(limits) == 3 and limits[2] in ("log", "linear", "int")
 
 
-def _distribution(limits: Range) -> BaseDistribution:
+def _distribution(limits: Range, default: Any) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if not is_range(limits):
         return CategoricalDistribution(list(limits))
     low, high, scale = limits
-    if scale == "int":
-        return IntDistribution(int(low), int(high))
+    if _is_whole(limits, default):
+        return IntDistribution(int(low), int(high), log=scale == "log")
     return FloatDistribution(float(low), float(high), log=scale == "log")
 
 
-def _rounded(value: Any, limits: Range) -> Any:
-    if not is_range(limits) or limits[2] == "int":
+def _rounded(value: Any, limits: Range, default: Any) -> Any:
+    if not is_range(limits) or _is_whole(limits, default):
         return value
     return min(max(float(f"{value:.{DIGITS}g}"), limits[0]), limits[1])
+
+
+def _is_whole(limits: Range, default: Any) -> bool:
+    """Say whether only whole numbers of a range are tried: it says so, or the default and both ends are such."""
+    return limits[2] == "int" or all(isinstance(x, int) for x in (default, *limits[:2]))
 
 
 def _measured(measure: Callable[[dict[str, Any]], float], params: dict[str, Any]) -> Tried:
@@ -206,7 +211,7 @@ def _measured(measure: Callable[[dict[str, Any]], float], params: dict[str, Any]
         value, error = None, in_words(failed)
     if value is not None and not math.isfinite(value):
         value, error = None, f"the quality is {value}"
-    return Tried(params, value, round(time.perf_counter() - started, 3), error)
+    return Tried(params, value, time.perf_counter() - started, error)
 
 
 def in_words(error: BaseException) -> str:
