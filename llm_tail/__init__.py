@@ -60,6 +60,7 @@ _HOMES = {
     "llm_tail.recommenders.user_knn": ["UserKnn"],
     "llm_tail.recommenders.graph_filter": ["GfCf"],
     "llm_tail.recommenders.graphs": ["LightGcn", "AlphaRec"],
+    "llm_tail.recommenders.ensembles": ["RankFusion", "SparseDenseMixer", "Stacked"],
     "llm_tail.recommenders.hybrid": ["HybridRecommender", "Explanation"],
     "llm_tail.evaluation.evaluate": ["evaluate", "Report"],
     "llm_tail.workspace": ["Workspace"],

@@ -122,13 +122,21 @@ class OpenvinoEncoder:
         self, texts: Sequence[str], *, kind: Kind = "document", batch_tokens: int = 2048, progress: bool = False
     ) -> Vectors:
         """Return the unit vectors of texts, as `Encoder.encode` does; `batch_tokens` of about 2,048 are fastest."""
+        return self.encode_counted(texts, kind=kind, batch_tokens=batch_tokens, progress=progress)[0]
+
+    def encode_counted(
+        self, texts: Sequence[str], *, kind: Kind = "document", batch_tokens: int = 2048, progress: bool = False
+    ) -> tuple[Vectors, NDArray[np.int64]]:
+        """Return vectors as `encode` does, and the tokens of each text before the cut; 0 for one without words."""
         texts = check_texts(texts)
+        counts = np.zeros(len(texts), dtype=np.int64)  # (n_texts,)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)  # (n_texts, dim)
         rows = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
         blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
         line = _Line(self._requests(), vectors)
         with Bar("encoding", len(rows)) if progress else nullcontext() as bar:
-            for block, tokens in ahead(blocks, lambda block: self.tokens.ids([texts[i] for i in block], kind)):
+            for block, (tokens, whole) in ahead(blocks, lambda b: self.tokens.counted([texts[i] for i in b], kind)):
+                counts[block] = whole
                 for batch in batches(np.array([len(one) for one in tokens]), batch_tokens):
                     line.start(padded([tokens[i] for i in batch], self.tokens.pad), block[batch])
                     if bar is not None:
@@ -139,7 +147,7 @@ class OpenvinoEncoder:
                 f"{self.name} gave values that are not finite for {int((~np.isfinite(vectors)).any(1).sum())} of "
                 f"{len(texts)} texts in {self.precision} by openvino; try [encoder] precision = 'fp32'"
             )
-        return scaled_rows(vectors)
+        return scaled_rows(vectors), counts
 
     def token_counts(self, texts: Sequence[str], *, kind: Kind = "document") -> NDArray[np.int64]:
         """Return the number of tokens of each text before it is cut, shape (n_texts,); the prompt counts."""

@@ -114,7 +114,8 @@ def load_runtime(
     if name == "auto":
         from llm_tail.embedding.choosing import choose_runtime
 
-        return choose_runtime(encoder, texts, precision=precision).runtime
+        chosen = choose_runtime(encoder, texts, precision=precision).runtime
+        return encoder if chosen is None else chosen
     check_runtime(name, precision)
     if name == "torch":
         return encoder.with_precision(precision)
@@ -203,24 +204,23 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     """
     if isinstance(texts, (str, bytes)):
         raise DataError(f"encode takes a list of texts, and one {type(texts).__name__} was given; put it into a list")
-    found = list(texts)
+    found: list[Any] = list(texts)
     for place, text in enumerate(found):
         if not isinstance(text, str):
             said = repr(text)
             shown = said if len(said) <= 40 else f"{said[:40]}..."
             remedy = "decode it first, such as with .decode('utf-8')" if isinstance(text, bytes) else "make it str(...)"
             raise DataError(f"text {place} is {type(text).__name__}, expected str: {shown}; {remedy}")
-    return [text if _is_whole(text) else text.encode("utf-8", "replace").decode("utf-8") for text in found]
+    return [_whole(text) for text in found]
 
 
-def _is_whole(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _whole(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            return text.encode("utf-8", "replace").decode("utf-8")
+    return text
 
 
 def either(words: Sequence[str]) -> str:
@@ -239,4 +239,5 @@ def scaled_rows(vectors: NDArray[Any]) -> Vectors:
     """Return rows of length 1, float32; those that are (nearly) zero become zero."""
     array = np.asarray(vectors, dtype=np.float32)
     lengths = np.linalg.norm(array, axis=1, keepdims=True)  # (n, 1)
-    return np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 1e-12)
+    scaled: Vectors = np.divide(array, lengths, out=np.zeros_like(array), where=lengths > 1e-12)
+    return scaled

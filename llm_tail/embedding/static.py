@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llm_tail.embedding.encoder import Encoder
 
 Floats = NDArray[np.float32]
+_TENSORS = ("table", "shares", "mean", "pieces")
 _BLOCK = 8192  # texts counted at once: bounds the memory of a call
 _STEPS = 40  # of conjugate gradients; 20 to 30 are needed
 _HELD_SHARE = 0.05  # of the taught texts, to say how well others are met
@@ -153,14 +154,21 @@ class StaticEncoder:
         self, texts: Sequence[str], *, kind: Kind = "document", batch_tokens: int = 2048, progress: bool = False
     ) -> Vectors:
         """Return the unit vectors of texts, as `Encoder.encode` does; `batch_tokens` changes nothing."""
+        return self.encode_counted(texts, kind=kind, batch_tokens=batch_tokens, progress=progress)[0]
+
+    def encode_counted(
+        self, texts: Sequence[str], *, kind: Kind = "document", batch_tokens: int = 2048, progress: bool = False
+    ) -> tuple[Vectors, NDArray[np.int64]]:
+        """Return vectors as `encode` does, and the words of each text before the cut."""
         if kind not in ("query", "document"):
             raise ConfigError(f"kind is {kind!r}, expected 'document' or 'query'")
         texts = check_texts(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)  # (n_texts, dim)
+        lengths = np.zeros(len(texts), dtype=np.int64)
         with Bar("encoding", len(texts)) if progress else nullcontext() as bar:
             for start in range(0, len(texts), _BLOCK):
                 block = texts[start : start + _BLOCK]
-                counts, unknown = self.words.count(block)
+                counts, unknown, lengths[start : start + len(block)] = self.words.count(block)
                 rare = np.full(len(unknown), self._rarest, dtype=np.float32)
                 weights = weighted(counts, np.concatenate([self.shares, rare]))  # (n_block, n_words + n_unknown)
                 sums = weights[:, : len(self.words)] @ self.table
@@ -171,7 +179,7 @@ class StaticEncoder:
                 vectors[start : start + len(block)] = scaled_rows(sums)
                 if bar is not None:
                     bar.advance(len(block))
-        return vectors
+        return vectors, lengths
 
     def token_counts(self, texts: Sequence[str], *, kind: Kind = "document") -> NDArray[np.int64]:
         """Return the number of words of each text before it is cut, shape (n_texts,)."""
@@ -179,9 +187,10 @@ class StaticEncoder:
 
     def save(self, folder: str | Path, made_from: str = "") -> Path:
         """Write the table as safetensors and the words as JSON, to be opened by `open_runtime`."""
-        facts = {"runtime": self.runtime, "name": self.name, "agreement": self.agreement, "max_words": self.max_tokens}
+        facts: dict[str, Any] = {"runtime": self.runtime, "name": self.name, "max_words": self.max_tokens}
+        facts["agreement"] = self.agreement if np.isfinite(self.agreement) else None
         with write_artifact(folder, SAVED_KIND, made_from, facts) as draft:
-            tensors = {"table": self.table, "shares": self.shares, "mean": self.mean, "pieces": self.pieces}
+            tensors: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in _TENSORS}
             save_file(tensors, draft.file("table.safetensors"))
             draft.file("words.json").write_text(json.dumps(self.words.words, ensure_ascii=False), encoding="utf-8")
             draft.facts["tokens"] = self.tokens.save(draft.data) if self.tokens else None
@@ -193,8 +202,9 @@ class StaticEncoder:
         tensors, facts = load_file(artifact.file("table.safetensors")), artifact.facts
         words = Words(json.loads(artifact.file("words.json").read_text(encoding="utf-8")), facts["max_words"])
         tokens = Tokens.read(artifact.data, facts["tokens"]) if facts["tokens"] else None
-        arrays = (tensors[name] for name in ("table", "shares", "mean", "pieces"))
-        return cls(words, *arrays, tokens, name=facts["name"], agreement=facts["agreement"])
+        arrays: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+        agreement = float("nan") if facts["agreement"] is None else facts["agreement"]
+        return cls(words, tokens=tokens, name=facts["name"], agreement=agreement, **arrays)
 
     @cached_property
     def _rarest(self) -> float:
@@ -248,7 +258,8 @@ def _pieces(encoder: Encoder, tokens: Tokens | None, words: Words, table: Floats
     gram = left.T @ left
     gram += np.eye(len(gram)) * max(float(np.trace(gram)) / len(gram), 1e-9) * _PIECE_RIDGE
     turn = np.linalg.solve(gram, left.T @ (table - mean)).astype(np.float32)  # (hidden, dim)
-    return ((inputs - middle) @ turn + mean).astype(np.float16)
+    made: NDArray[np.float16] = ((inputs - middle) @ turn + mean).astype(np.float16)
+    return made
 
 
 def _means(rows: NDArray[Any], numbers: list[list[int]]) -> Floats:
@@ -272,7 +283,7 @@ def _tokens(encoder: Encoder) -> Tokens | None:
 def _counts(words: Words, texts: Sequence[str]) -> sp.csr_matrix:
     """Return the counts of many texts, made in blocks."""
     blocks = (words.count(texts[start : start + _BLOCK])[0] for start in range(0, len(texts), _BLOCK))
-    return sp.vstack([block[:, : len(words)] for block in blocks], format="csr")
+    return sp.csr_matrix(sp.vstack([block[:, : len(words)] for block in blocks]))
 
 
 def _even(n: int, k: int) -> NDArray[np.int64]:

@@ -115,18 +115,26 @@ class TfidfEncoder:
         self, texts: Sequence[str], *, kind: Kind = "document", batch_tokens: int = 2048, progress: bool = False
     ) -> Vectors:
         """Return the unit vectors of texts, as `Encoder.encode` does; `batch_tokens` changes nothing."""
+        return self.encode_counted(texts, kind=kind, batch_tokens=batch_tokens, progress=progress)[0]
+
+    def encode_counted(
+        self, texts: Sequence[str], *, kind: Kind = "document", batch_tokens: int = 2048, progress: bool = False
+    ) -> tuple[Vectors, NDArray[np.int64]]:
+        """Return vectors as `encode` does, and the words of each text before the cut."""
         if kind not in ("query", "document"):
             raise ConfigError(f"kind is {kind!r}, expected 'document' or 'query'")
         texts = check_texts(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)  # (n_texts, dim)
+        lengths = np.zeros(len(texts), dtype=np.int64)
         with Bar("encoding", len(texts)) if progress else nullcontext() as bar:
             for start in range(0, len(texts), _BLOCK):
                 block = texts[start : start + _BLOCK]
-                counts = self.words.count(block)[0][:, : len(self.words)]
-                vectors[start : start + len(block)] = scaled_rows(weighted(counts, self.shares) @ self.components)
+                counts, _, lengths[start : start + len(block)] = self.words.count(block)
+                weights = weighted(counts[:, : len(self.words)], self.shares)  # (n_block, n_words)
+                vectors[start : start + len(block)] = scaled_rows(weights @ self.components)
                 if bar is not None:
                     bar.advance(len(block))
-        return vectors
+        return vectors, lengths
 
     def token_counts(self, texts: Sequence[str], *, kind: Kind = "document") -> NDArray[np.int64]:
         """Return the number of words of each text before it is cut, shape (n_texts,)."""

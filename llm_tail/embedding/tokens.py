@@ -74,6 +74,14 @@ class Tokens:
         """Return the token numbers of each text, cut at the limit."""
         return [np.array(one.ids, dtype=np.int64) for one in self._encode(self.cut, texts, kind)]
 
+    def counted(self, texts: Sequence[str], kind: str = "document") -> tuple[list[NDArray[np.int64]], list[int]]:
+        """Return the token numbers of each text, cut at the limit, and how many there were before the cut."""
+        found = self._encode(self.cut, texts, kind)
+        # What is cut off comes in pieces, each with special tokens of its own.
+        rest = [sum(len(p) - sum(p.special_tokens_mask) for p in one.overflowing) for one in found]
+        ids = [np.array(one.ids, dtype=np.int64) for one in found]
+        return ids, [len(one) + more for one, more in zip(ids, rest, strict=True)]
+
     def counts(self, texts: Sequence[str], kind: str = "document") -> NDArray[np.int64]:
         """Return the number of tokens of each text before the cut, shape (n_texts,)."""
         found = self._encode(self.whole, texts, kind)

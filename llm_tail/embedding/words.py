@@ -36,7 +36,7 @@ class Words:
     Examples
     --------
     >>> words = Words(["white", "whale"], max_words=128)
-    >>> counts, unknown = words.count(["A white, WHITE whale"])
+    >>> counts, unknown, _ = words.count(["A white, WHITE whale"])
     >>> counts.toarray().tolist(), unknown
     ([[2.0, 1.0, 1.0]], ['a'])
     """
@@ -58,18 +58,22 @@ class Words:
         ordered = sorted(found.items(), key=lambda one: (-one[1], one[0]))[:most]
         return cls([word for word, _ in ordered], max_words)
 
-    def count(self, texts: Sequence[str]) -> tuple[sp.csr_matrix, list[str]]:
-        """Return counts, shape (n_texts, n_words + n_unknown), float32, and the unknown words in order of columns."""
+    def count(self, texts: Sequence[str]) -> tuple[sp.csr_matrix, list[str], NDArray[np.int64]]:
+        """Return counts, shape (n_texts, n_words + n_unknown), the unknown words, and how long each text is in all."""
         places = _Growing(self._places)
         columns: list[int] = []
         ends = np.zeros(len(texts) + 1, dtype=np.int64)
+        lengths = np.zeros(len(texts), dtype=np.int64)
         for row, text in enumerate(texts):
-            columns.extend(map(places.__getitem__, _read(text, self.max_words)))
+            found = _read(text, self.max_words)
+            columns.extend(map(places.__getitem__, found))
             ends[row + 1] = len(columns)
+            cut = len(found) == self.max_words or len(text) > self.max_words * _LONGEST
+            lengths[row] = len(_WORD.findall(text)) if cut else len(found)
         ones = np.ones(len(columns), dtype=np.float32)
         counts = sp.csr_matrix((ones, np.array(columns, dtype=np.int64), ends), shape=(len(texts), len(places)))
         counts.sum_duplicates()
-        return counts, list(places)[len(self.words) :]
+        return counts, list(places)[len(self.words) :], lengths
 
     def numbers(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return how many words each text has in all, shape (n_texts,)."""
