@@ -16,7 +16,6 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,21 +31,18 @@ from safetensors.numpy import save_file
 from llm_tail.artifacts import write_json
 from llm_tail.config import RunConfig
 from llm_tail.errors import ConfigError, LlmTailError
+from llm_tail.workspace.child import REFUSED, RESULT, run_child
 from llm_tail.workspace.record import peak_mb
 
 if TYPE_CHECKING:
     from llm_tail.embedding.runtimes import Runtime
 
 MAKE, RUN = "make", "run"
-VECTORS, RESULT, REFUSED, LOG = "vectors.safetensors", "result.json", "refused.json", "stderr.txt"
+VECTORS = "vectors.safetensors"
 N_PARTS, SMALLEST_PART, N_WARM_UP = 8, 256, 32
 _PROC = Path("/proc")
 
 Vectors = NDArray[np.float32]
-
-
-class CannotRunError(Exception):
-    """A runtime that cannot run here, and why."""
 
 
 @dataclass(frozen=True)
@@ -151,49 +147,22 @@ def measure(
 
     Raises
     ------
-    CannotRunError
+    FailedError
         If it cannot run here: a library is missing, the processor lacks something, the process died.
     """
     write_json(folder / "job.json", {"config": config.model_dump(), "runtime": runtime})
     (folder / "texts.json").write_text(json.dumps(list(texts)), encoding="ascii")  # halves of characters pass too
-    made = {"seconds": 0.0} if runtime.startswith("torch") else _child(folder, MAKE, on_texts)
-    return Measured(runtime=runtime, make_seconds=made["seconds"], **_child(folder, RUN, on_texts))
 
+    def heard(line: str) -> None:
+        if line.isdecimal():  # a library may have its own words
+            on_texts(int(line))
 
-def _child(folder: Path, step: str, on_texts: Callable[[int], None]) -> dict[str, Any]:
-    """Run one step in a child process and return its result."""
-    for name in (RESULT, REFUSED):
-        (folder / name).unlink(missing_ok=True)
-    package = Path(__file__).resolve().parents[2]
-    paths = [str(package), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-m", "llm_tail.workspace.measuring", str(folder), step]
-    with (
-        (folder / LOG).open("w", encoding="utf-8") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as child,  # noqa: S603
-    ):
-        try:
-            assert child.stdout is not None  # noqa: S101  (for the type checker)
-            for line in child.stdout:
-                if line.strip().isdigit():  # a library may have its own words
-                    on_texts(int(line))
-            child.wait()
-        finally:
-            child.kill()
-    if (folder / REFUSED).is_file():
-        raise CannotRunError(str(json.loads((folder / REFUSED).read_text(encoding="utf-8"))))
-    if child.returncode or not (folder / RESULT).is_file():
-        raise CannotRunError(_last_words(folder / LOG, child.returncode))
-    found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    return found
+    def child(step: str) -> dict[str, Any]:
+        found: dict[str, Any] = run_child(__name__, folder, step, heard)
+        return found
 
-
-def _last_words(log: Path, code: int) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    if code < 0:
-        memory = ", most likely for want of memory" if code == -9 else ""
-        return f"its process was ended by signal {-code}{memory}"
-    return f"its process ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
+    made = {"seconds": 0.0} if runtime.startswith("torch") else child(MAKE)
+    return Measured(runtime=runtime, make_seconds=made["seconds"], **child(RUN))
 
 
 # ---- in the child

@@ -41,7 +41,8 @@ from llm_tail.errors import CorruptArtifactError, DataError, StaleArtifactError
 from llm_tail.evaluation.pareto import Choice
 from llm_tail.progress import Bar
 from llm_tail.workspace.adapters import judging_split
-from llm_tail.workspace.measuring import VECTORS, CannotRunError, Machine, Measured, measure
+from llm_tail.workspace.child import FailedError
+from llm_tail.workspace.measuring import VECTORS, Machine, Measured, measure
 from llm_tail.workspace.samples import few_items, few_people
 from llm_tail.workspace.value_report import ValueReport
 from llm_tail.workspace.workspace import Workspace
@@ -226,7 +227,7 @@ class _Comparison:
             with Bar(f"measuring {runtime}", len(words)) as bar:
                 try:
                     measured[runtime] = self._measured(runtime, words, bar)
-                except CannotRunError as error:
+                except FailedError as error:
                     missing[runtime] = str(error)
         if not measured:
             reasons = "; ".join(f"{runtime}: {reason}" for runtime, reason in missing.items())

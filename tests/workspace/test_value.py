@@ -16,7 +16,8 @@ from llm_tail.config import RunConfig, ValueConfig
 from llm_tail.errors import CorruptArtifactError, DataError, StaleArtifactError
 from llm_tail.evaluation.pareto import Budget
 from llm_tail.workspace import Workspace, measuring, value
-from llm_tail.workspace.measuring import CannotRunError, Machine, Measured, own_peak_mb, timed
+from llm_tail.workspace.child import REFUSED, RESULT, FailedError
+from llm_tail.workspace.measuring import Machine, Measured, own_peak_mb, timed
 from llm_tail.workspace.value_report import ValueReport, duration
 from tests import shop
 
@@ -37,7 +38,7 @@ def standing_in(counts=None, *, dim=32, rate=100.0):
         if counts is not None:
             counts.append(runtime)
         if runtime == "openvino-int8":
-            raise CannotRunError("this processor has no VNNI")
+            raise FailedError("this processor has no VNNI")
         rng = np.random.default_rng(len(runtime))
         value_of = {"vectors": rng.normal(size=(len(texts), dim)).astype(np.float32)}
         measuring.save_file(value_of, folder / measuring.VECTORS)
@@ -264,24 +265,13 @@ def test_the_peak_is_that_of_the_process_alone():
     assert 10 < float(child.stdout) < held.nbytes / 1e6
 
 
-def test_why_a_process_ended_is_told(tmp_path):
-    log = tmp_path / "stderr.txt"
-    log.write_text("Traceback\n  ...\nRuntimeError: no such layer\n\n", encoding="utf-8")
-    assert measuring._last_words(log, 1) == "its process ended with code 1: RuntimeError: no such layer"
-    assert measuring._last_words(log, -9) == "its process was ended by signal 9, most likely for want of memory"
-    assert measuring._last_words(log, -11) == "its process was ended by signal 11"
-    log.write_text("", encoding="utf-8")
-    assert measuring._last_words(log, 3).endswith("code 3: it said nothing")
-
-
 def test_what_the_package_refuses_is_written_down_for_the_parent(tmp_path):
-    config = RunConfig(folder=str(tmp_path), encoder={"name": str(tmp_path / "no-model")})
-    job = {"config": config.model_dump(), "runtime": "torch-fp32"}
+    job = {"config": RunConfig().model_dump(), "runtime": "tfidf"}
     (tmp_path / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    (tmp_path / "texts.json").write_text('["whale"]', encoding="utf-8")
-    measuring.main(tmp_path, measuring.RUN)
-    assert "no-model" in json.loads((tmp_path / measuring.REFUSED).read_text(encoding="utf-8"))
-    assert not (tmp_path / measuring.RESULT).exists()
+    (tmp_path / "texts.json").write_text('["the", "and"]', encoding="utf-8")
+    measuring.main(tmp_path, measuring.MAKE)
+    assert "word" in json.loads((tmp_path / REFUSED).read_text(encoding="utf-8"))
+    assert not (tmp_path / RESULT).exists()
 
 
 @pytest.mark.parametrize(
@@ -299,7 +289,7 @@ def test_a_child_that_fails_is_no_failure_of_ours(tmp_path, monkeypatch, script,
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     told = []
-    with pytest.raises(CannotRunError, match=reason):
+    with pytest.raises(FailedError, match=reason):
         measuring.measure(RunConfig(), "tfidf", ["whale"], tmp_path, on_texts=told.append)
     assert told == ([3, 4] if script.startswith("echo 3") else [])
 
