@@ -116,3 +116,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     probes = [probe for name in names if (probe := getattr(torch.cpu, name, None)) is not None]
     return any(probe() for probe in probes)
+
+
+def peak_gpu_mb(device: torch.device) -> float:
+    """Return the most memory that torch has held on a CUDA device, in MB (10^6 bytes); 0 for any other device."""
+    return round(torch.cuda.max_memory_allocated(device) / 1e6, 1) if device.type == "cuda" else 0.0

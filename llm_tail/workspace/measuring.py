@@ -282,10 +282,9 @@ def _torch(config: RunConfig, precision: str) -> Runtime:
 
 def _device(runtime: Any) -> tuple[str, float]:
     """Return where torch ran, and the most memory that it held there, in MB."""
-    import torch
+    from llm_tail.embedding.loading import peak_gpu_mb
 
-    kind = str(runtime.model.device.type)
-    return kind, round(torch.cuda.max_memory_allocated() / 1e6, 1) if kind == "cuda" else 0.0
+    return str(runtime.model.device.type), peak_gpu_mb(runtime.model.device)
 
 
 def own_peak_mb() -> float:
