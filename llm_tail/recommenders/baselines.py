@@ -16,6 +16,7 @@ from llm_tail.recommenders.als import ImplicitAls
 from llm_tail.recommenders.base import BLOCK_BYTES, Recommender, top_k
 from llm_tail.recommenders.closed_form import ease_weights, l3ae_weights, text_weights
 from llm_tail.recommenders.content import ContentSimilarity, TfidfSimilarity, centre
+from llm_tail.recommenders.ensembles import RankFusion, SparseDenseMixer, Stacked
 from llm_tail.recommenders.graph_filter import GfCf
 from llm_tail.recommenders.graphs import AlphaRec, LightGcn
 from llm_tail.recommenders.user_knn import UserKnn
@@ -285,6 +286,9 @@ BASELINES: dict[str, Callable[..., Recommender]] = {
     "gf-cf": GfCf,
     "lightgcn": LightGcn,
     "alpharec": AlphaRec,
+    "mixer": SparseDenseMixer,
+    "rank-fusion": RankFusion,
+    "stacked": Stacked,
 }
 
 
