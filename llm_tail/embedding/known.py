@@ -55,7 +55,7 @@ class KnownTexts:
         """Return shards and rows of texts, each of shape (n,), with -1 for a text that is not known."""
         high, low = _halves(keys)
         places = np.full(len(keys), -1, dtype=np.int64)
-        left = np.arange(len(keys))
+        left = np.argsort(high)  # neighbours are looked up one after the other: far fewer misses of the cache
         for known_high, known_low, known_places in self._runs:
             if not len(left):
                 break
