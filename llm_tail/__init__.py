@@ -65,7 +65,7 @@ _HOMES = {
     "llm_tail.evaluation.evaluate": ["evaluate", "Report"],
     "llm_tail.workspace": ["Workspace"],
     "llm_tail.workspace.guard": ["Look", "Probe", "judge_encoders"],
-    "llm_tail.workspace.training": ["watch_ranking"],
+    "llm_tail.workspace.training": ["ease_teacher", "watch_ranking"],
     "llm_tail.errors": [
         "LlmTailError",
         "DataError",

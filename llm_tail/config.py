@@ -162,14 +162,17 @@ class LoraConfig(Settings):
     soft_labels: float = Field(
         1.0, ge=0, le=1, description="Share of the target given by how often others of the batch were taken together."
     )
-    teacher: Literal["together", "ease"] = Field(
-        "together", description="What the target of co-interaction pairs goes by: plain counts, or the weights of EASE."
+    teacher: Literal["auto", "together", "ease"] = Field(
+        "auto", description="Whom co-interaction pairs go by: plain counts, EASE's weights (auto: up to 30,000 items)."
     )
     keep: float = Field(
         0.3, ge=0, le=100, description="Weight of staying true to the base: texts of a batch keep who is near whom."
     )
     others: int = Field(
         64, ge=0, le=65_536, description="Texts of any items in a batch, touched or not, that only have to stay true."
+    )
+    others_apart: bool = Field(
+        False, description="Those of them that anyone took are negatives of each pair, unless they were taken together."
     )
     false_negatives: Literal["none", "together", "similar"] = Field(
         "none", description="Left out of the negatives: nothing, what anyone took together, what the base finds nearer."
@@ -185,6 +188,9 @@ class LoraConfig(Settings):
     warmup_share: float = Field(0.1, ge=0, le=1, description="Share of the steps in which the rate climbs.")
     max_tokens: int = Field(48, ge=8, le=32_768, description="Training texts are cut at this many tokens.")
     validations: int = Field(4, ge=1, le=1000, description="How often ranking by the texts alone is measured.")
+    watch: Literal["ndcg", "recall"] = Field(
+        "ndcg", description="What is measured and stops training early: at 20, mean of warm, tail, cold and overall."
+    )
     patience: int = Field(2, ge=1, le=1000, description="Validations without a gain after which training stops.")
     checkpoints: int = Field(4, ge=0, le=1000, description="How often the state is saved; what a kill can lose.")
     log_to: list[Literal["jsonl", "tensorboard", "wandb"]] = Field(["jsonl"], description="Who is told of each step.")

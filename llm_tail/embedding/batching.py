@@ -103,13 +103,17 @@ class BatchPlanner(Dataset[dict[str, int]]):
         if self.negatives is not None:
             hard = np.unique(self.negatives[chosen])
             hard = hard[hard >= 0]
-        texts = np.unique(np.concatenate([anchors, positives, hard, self._others(step)]))
+        others = self._others(step)
+        if self.config.others_apart:
+            touched = others[np.diff(self.pairs.readers.indptr)[others] > 0]
+            hard = np.unique(np.concatenate([hard, touched]))
+        texts = np.unique(np.concatenate([anchors, positives, hard, others]))
         first, second, third = (np.searchsorted(texts, rows) for rows in (anchors, positives, hard))
         return BatchPlan(texts, first, second, third, chosen)
 
     def _others(self, step: int) -> Rows:
         """Return rows of texts of any items that only have to stay true to the base."""
-        if not self.config.keep or not self.config.others:
+        if not self.config.others or not (self.config.keep or self.config.others_apart):
             return np.empty(0, np.int64)
         n = self.pairs.n_items
         drawn = np.random.default_rng([self.seed, step, 1]).choice(n, min(self.config.others, n), replace=False)

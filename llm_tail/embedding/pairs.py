@@ -26,6 +26,7 @@ from llm_tail.embedding.sampling import (
     fewer_fields,
     histories,
     one_each,
+    taught_pairs,
     ties,
     titles_and_descriptions,
     turned,
@@ -148,7 +149,8 @@ class TextPairs:
             Validation and test events; a check that none of them stands in `train`.
         teacher : sparse matrix or array, shape (n_items, n_items), optional
             How strongly items (rows: of the anchor) belong together by a model that was fitted on `train` alone, finite
-            and >= 0. The soft labels of these pairs come from it instead of from the counts.
+            and >= 0. The pairs are drawn in proportion to it instead of to the counts, and the soft labels come from
+            it; `balance` and `max_per_user` say nothing then.
         seed : int
             The same seed gives the same pairs.
 
@@ -179,14 +181,18 @@ class TextPairs:
             )
         known = Known(train, catalog, text, balance, held_out, session_days)
         rng = np.random.default_rng(seed)
-        first, second, weight = draw_pairs(known.groups, known.usable.item_rows, max_per_user, rng)
+        words = None if teacher is None else checked_teacher(teacher, len(known.texts))
+        if words is None:
+            first, second, weight = draw_pairs(known.groups, known.usable.item_rows, max_per_user, rng)
+            weight *= (known.counts[first] * known.counts[second]).astype(np.float64) ** (-balance / 2)
+        else:
+            first, second, weight = taught_pairs(words, known.usable.item_rows)
         if not len(first):
             raise DataError(
                 f"no pair can be made from {len(train):,} training events of {len(np.unique(train.user_rows)):,} "
                 "people: nobody took two different items that have a text; leave [lora] off or bring more data"
             )
-        damped = weight * (known.counts[first] * known.counts[second]).astype(np.float64) ** (-balance / 2)
-        kept = weighted_draw(damped, n_pairs, rng)
+        kept = weighted_draw(weight, n_pairs, rng)
         anchors, positives = turned(first[kept], second[kept], rng)
         provenance = known.provenance | {"n_pairs": len(anchors), "seed": seed, "kinds": {KINDS[0]: len(anchors)}}
         return cls(
@@ -197,7 +203,7 @@ class TextPairs:
             provenance,
             readers=known.readers,
             strengths=known.together_share(anchors, positives),
-            teacher=None if teacher is None else checked_teacher(teacher, len(known.texts)),
+            teacher=words,
         )
 
     @classmethod

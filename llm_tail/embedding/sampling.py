@@ -238,6 +238,15 @@ def weighted_draw(weights: NDArray[np.float64], n: int, rng: np.random.Generator
     return np.argsort(-(np.log(weights) + rng.gumbel(size=len(weights))), kind="stable")[:n]
 
 
+def taught_pairs(teacher: sp.csr_matrix, item_rows: Rows) -> tuple[Rows, Rows, NDArray[np.float64]]:
+    """Return each pair of `item_rows` that a teacher ties, once, and how strongly by both sides together."""
+    usable = np.zeros(teacher.shape[0], dtype=bool)
+    usable[item_rows] = True
+    ties = sp.triu(teacher + teacher.T, k=1, format="coo")
+    kept = usable[ties.row] & usable[ties.col]
+    return ties.row[kept].astype(np.int64), ties.col[kept].astype(np.int64), ties.data[kept].astype(np.float64)
+
+
 def turned(first: Rows, second: Rows, rng: np.random.Generator) -> tuple[Rows, Rows]:
     """Return the pairs with the sides of half of them swapped: either may be the anchor."""
     swapped = rng.random(len(first)) < 0.5

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 K = 20
 METRIC = f"ndcg@{K}"
 METRICS = (METRIC, f"recall@{K}")
-FEWEST, MOST = 50, 2_000  # items of a probe: fewer say nothing, more cost without telling more
+FEWEST, MOST = 50, 500  # items of a probe: fewer say nothing, more cost without telling more
 MOST_PEOPLE = 20_000  # of validation: more make the intervals no narrower than anybody needs
 TITLES, HALVES = "title -> own description", "first half of the text -> second half"
 _TIE = 1e-6  # cosines closer than this are equal but for rounding
@@ -303,7 +303,8 @@ def judge_encoders(
     validation: warm, tail, cold, overall), and must not lose more than the share `max_forgetting` of the base's MRR on
     the probe. It is a share because probes differ: MiniLM reaches .71 on articles of a shop and .16 on novels, whose
     titles hardly say what they are about. Of those that do, the one with the highest mean is kept, the earlier of
-    equals; if none does, the base. The intervals do not decide: they say how sure one may be.
+    equals, but one that loses in some column only where none is without such a loss; if none does, the base. The
+    intervals do not decide: they say how sure one may be.
 
     Parameters
     ----------
@@ -359,7 +360,8 @@ def _decide(
     """Return the label that wins and the reason, by the rule that `judge_encoders` tells."""
     base, *others = (label for label in report.models if label not in shown)
     means = {label: _mean(report, label) for label in report.models}
-    winners = sorted((n for n in others if means[n] > means[base]), key=lambda n: -means[n])
+    fallen = {label: _fallen(report, base, label) for label in others}
+    winners = sorted((n for n in others if means[n] > means[base]), key=lambda n: (bool(fallen[n]), -means[n]))
     if not others:
         return base, "there was no candidate"
     if not winners:
@@ -375,7 +377,8 @@ def _decide(
             )
             continue
         gain = f"mean N@{K} over {', '.join(report.segments)} {sign_of(means[label] - means[base])}"
-        return label, "; ".join([gain, *lost])
+        price = [f"{', '.join(fallen[label])} below the base, as with every other that wins"] if fallen[label] else []
+        return label, "; ".join([gain, *price, *lost])
     return base, "; ".join(lost)
 
 
@@ -392,6 +395,11 @@ def _unbeaten(report: Report, kept: str, shown: Sequence[str]) -> list[str]:
 
 def _mean(report: Report, label: str, metric: str = METRIC) -> float:
     return mean(report.value(label, segment, metric) for segment in report.segments)
+
+
+def _fallen(report: Report, base: str, label: str) -> list[str]:
+    """Return the columns in which a candidate stands below the base."""
+    return [s for s in report.segments if report.value(label, s, METRIC) < report.value(base, s, METRIC) - _ROUNDING]
 
 
 def _forgotten(probes: Mapping[str, ProbeScore | None], base: str, label: str) -> float | None:

@@ -171,7 +171,9 @@ class _Search:
         self.folder = workspace.folder / "search"
         self.split = judging_split(workspace)
         config, texts = workspace.config, workspace.item_text.texts(workspace.catalog)
-        self.measure = watch_ranking(self.split, texts, config.lora.max_tokens, seed=config.seed)
+        self.measure = watch_ranking(
+            self.split, texts, config.lora.max_tokens, metric=config.lora.watch, seed=config.seed
+        )
 
     def run(self, trial: Trial) -> float:
         """Fine-tune with the settings of one trial and return the mean of the columns at the best strength."""

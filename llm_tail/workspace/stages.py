@@ -68,8 +68,10 @@ def make_encoder(workspace: Workspace, folder: Path, made_from: str) -> str:
     config, base, split = workspace.config, workspace.base_encoder, adapters.judging_split(workspace)
     pairs, notes = training.make_pairs(workspace, split)
     texts, checkpoints = workspace.item_text.texts(workspace.catalog), workspace.folder / "encoder-checkpoints"
-    watch = training.watch_ranking(split, texts, config.lora.max_tokens, seed=config.seed)
-    tuned = finetune(base, pairs, config.lora, seed=config.seed, checkpoints=checkpoints, validate=watch)
+    lora, seed = config.lora, config.seed
+    watch = training.watch_ranking(split, texts, lora.max_tokens, metric=lora.watch, seed=seed)
+    search = training.index_search(config.index, seed=seed)
+    tuned = finetune(base, pairs, lora, seed=seed, checkpoints=checkpoints, validate=watch, search=search)
     if not is_first_process():  # the others have helped to train; one is enough to judge and to write
         return ""
     shares = {f"{100 * share:g}%": share for share in config.lora.strengths}

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
-from llm_tail.config import LoraConfig, RunConfig
+from llm_tail.config import IndexConfig, LoraConfig, RunConfig
+from llm_tail.data.ids import Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.errors import ConfigError, DataError, closest
 from llm_tail.workspace.samples import few_items, few_people
@@ -16,11 +18,13 @@ from llm_tail.workspace.samples import few_items, few_people
 if TYPE_CHECKING:
     from llm_tail.data.splits import Split
     from llm_tail.embedding.encoder import Encoder
+    from llm_tail.embedding.negatives import Search
     from llm_tail.embedding.pairs import TextPairs
     from llm_tail.workspace.workspace import Workspace
 
 K = 20
 RIDGE, MOST_TAUGHT = 100.0, 30_000  # of EASE as a teacher; its cost is cubic in the items
+LEAST_TAUGHT = 1e-3  # weights of EASE below this say nothing and would fill the memory
 BLOCK = 1024
 MOST_PEOPLE, MOST_ITEMS = 2_000, 20_000  # of a validation on the way: it is taken several times
 
@@ -80,8 +84,7 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
     # Neither a misspelt name nor a leak is a kind of pairs that the data cannot give and that may be left out.
     check_columns(config, workspace.catalog.columns)
     check_no_leak(split.train, held_out_of(workspace, split))
-    taught = config.lora.teacher == "ease" and "co-interaction" in config.lora.pairs
-    teacher = ease_teacher(split.train) if taught else None
+    teacher = _teacher(split.train, config.lora)
     parts: list[TextPairs] = []
     missing: list[tuple[str, DataError | ConfigError]] = []
     for kind in dict.fromkeys(config.lora.pairs):
@@ -97,8 +100,23 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
     return pairs, [f"no {kind} pairs: {error}" for kind, error in missing]
 
 
-def ease_teacher(train: Interactions) -> sp.csr_matrix:
-    """Return the positive item-item weights of EASE, shape (n_items, n_items): who speaks for whom, hubs taken out.
+def ease_teacher(train: Interactions, *, balance: float = 0.0, ridge: float = RIDGE) -> sp.csr_matrix:
+    """Return who belongs with whom by the weights of EASE: what a third item explains is taken out, and so is chance.
+
+    Parameters
+    ----------
+    train : Interactions
+        Training events only.
+    balance : float
+        In [0, 1]: the weights between items that n_i and n_j people took are scaled by (n_i n_j)^((1 - balance) / 2).
+        At 0 an item speaks as often as it was taken, as in plain counts; at 1 all alike.
+    ridge : float
+        L2 penalty, above 0.
+
+    Returns
+    -------
+    csr_matrix of float32, shape (n_items, n_items)
+        Symmetric, all entries above 0.
 
     Raises
     ------
@@ -111,18 +129,25 @@ def ease_teacher(train: Interactions) -> sp.csr_matrix:
     """
     from llm_tail.recommenders.closed_form import ease_weights
 
-    taken = train.matrix()
-    warm = np.flatnonzero(train.counts())
+    taken, counts = train.matrix(), train.counts()
+    warm = np.flatnonzero(counts)
     if len(warm) > MOST_TAUGHT:
         raise ConfigError(
             f"setting 'lora.teacher' is 'ease', which takes at most {MOST_TAUGHT:,} items with training events, and "
             f"there are {len(warm):,}; set it to 'together'"
         )
-    weights = ease_weights(taken[:, warm].T @ taken[:, warm], RIDGE)  # (n_warm, n_warm)
-    blocks = (weights[start : start + BLOCK] for start in range(0, len(warm), BLOCK))
-    positive = sp.vstack([sp.csr_matrix(np.maximum(block, 0)) for block in blocks], format="csr")
-    place = sp.csr_matrix((np.ones(len(warm), np.float32), (warm, np.arange(len(warm)))), (taken.shape[1], len(warm)))
-    return sp.csr_matrix(place @ positive @ place.T)
+    weights = ease_weights(taken[:, warm].T @ taken[:, warm], ridge)  # (n_warm, n_warm)
+    scale = counts[warm].astype(np.float64) ** ((1 - balance) / 2)
+    rows, columns, values = [], [], []
+    for start in range(0, len(warm), BLOCK):
+        block = slice(start, start + BLOCK)
+        both = (weights[block] + weights[:, block].T) / 2  # (n_block, n_warm)
+        row, column = np.nonzero(both > LEAST_TAUGHT)
+        values.append((both[row, column] * scale[row + start] * scale[column]).astype(np.float32))
+        rows.append(warm[row + start])
+        columns.append(warm[column])
+    places = (np.concatenate(rows), np.concatenate(columns)) if rows else ([], [])
+    return sp.csr_matrix((np.concatenate(values) if rows else [], places), (len(counts), len(counts)), dtype=np.float32)
 
 
 def held_out_of(workspace: Workspace, split: Split) -> Interactions:
@@ -135,9 +160,9 @@ def held_out_of(workspace: Workspace, split: Split) -> Interactions:
 
 
 def watch_ranking(
-    split: Split, texts: Sequence[str], max_tokens: int, *, seed: int = 0
+    split: Split, texts: Sequence[str], max_tokens: int, *, metric: str = "ndcg", seed: int = 0
 ) -> Callable[[Encoder], dict[str, float]]:
-    """Return what measures an encoder on the way: NDCG@20 of ranking by the texts alone, on validation.
+    """Return what measures an encoder on the way: NDCG@20 or recall@20 of ranking by the texts alone, on validation.
 
     Cheap but fair: the same at most 2,000 people and 20,000 items each time, among them all that these people took (see
     `few_items`), and texts cut as in training.
@@ -150,6 +175,8 @@ def watch_ranking(
         One for each item of `split`.
     max_tokens : int
         Texts are cut here, at least 1.
+    metric : {"ndcg", "recall"}
+        What is measured.
     seed : int
         Of the draw of people and items.
 
@@ -169,9 +196,42 @@ def watch_ranking(
         vectors = Embeddings(sample.items, encoder.cut_at(max_tokens).encode(chosen))
         model = ContentSimilarity().fit(sample.train, vectors)
         report = evaluate([model], sample, K, n_bootstrap=0, phase="validation")
-        return {segment: report.value(model.name, segment, f"ndcg@{K}") for segment in report.segments}
+        return {segment: report.value(model.name, segment, f"{metric}@{K}") for segment in report.segments}
 
     return measure
+
+
+def _teacher(train: Interactions, lora: LoraConfig) -> sp.csr_matrix | None:
+    """Return the weights of EASE where the settings ask for them, or leave it open and they fit the data."""
+    if lora.teacher == "together" or "co-interaction" not in lora.pairs:
+        return None
+    if lora.teacher == "ease":
+        return ease_teacher(train, balance=lora.balance)
+    # A session is less than what EASE looks at, and what ties too few items would repeat itself in each batch.
+    if lora.session_days is not None or np.count_nonzero(train.counts()) > MOST_TAUGHT:
+        return None
+    weights = ease_teacher(train, balance=lora.balance)
+    return weights if weights.nnz >= 2 * lora.batch_size else None
+
+
+def index_search(config: IndexConfig, *, seed: int = 0) -> Search:
+    """Return what finds hard negatives: the neighbour index, exact below ``exact_below`` texts, else approximate.
+
+    Parameters
+    ----------
+    config : IndexConfig
+        Of the index that is built over the texts' vectors, each time that negatives are mined.
+    seed : int
+        Of the index.
+    """
+    from llm_tail.embedding.store import Embeddings
+    from llm_tail.neighbors.index import NeighborIndex
+
+    def search(queries: NDArray[np.float32], base: NDArray[np.float32], k: int) -> tuple[Rows, NDArray[np.float32]]:
+        index = NeighborIndex.build(Embeddings([str(row) for row in range(len(base))], base), config, seed=seed)
+        return index.query(queries, k)
+
+    return search
 
 
 def _makers(

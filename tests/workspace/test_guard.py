@@ -109,18 +109,27 @@ def test_nothing_to_judge(split):
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 5), st.integers(1, 10)), min_size=1, max_size=5
-    )  # (mean NDCG, MRR on the probe) in tenths, the base first
+        st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(1, 10)), min_size=1, max_size=5
+    )  # (NDCG of tail and of cold, MRR on the probe) in tenths, the base first
 )
-def test_the_rule(pairs):
-    means = {f"e{n}": value / 10 for n, (value, _) in enumerate(pairs)}
-    probes = {f"e{n}": ProbeScore(0.0, value / 10) for n, (_, value) in enumerate(pairs)}
-    cells = {(label, "overall", METRIC): Interval(value, value, value) for label, value in means.items()}
-    report = Report(tuple(means), ("overall",), (20,), cells, {}, {"overall": 1}, {}, {})
+def test_the_rule(looks):
+    names = [f"e{n}" for n in range(len(looks))]
+    columns = {name: (tail / 10, cold / 10) for name, (tail, cold, _) in zip(names, looks, strict=True)}
+    probes = {name: ProbeScore(0.0, value / 10) for name, (_, _, value) in zip(names, looks, strict=True)}
+    cells = {
+        (name, column, METRIC): Interval(value, value, value)
+        for name, values in columns.items()
+        for column, value in zip(("tail", "cold"), values, strict=True)
+    }
+    report = Report(tuple(names), ("tail", "cold"), (20,), cells, {}, {"tail": 1, "cold": 1}, {}, {})
     kept, why = _decide(report, probes, 0.25)
-    legal = [n for n in means if means[n] > means["e0"] and probes[n].mrr >= 0.75 * probes["e0"].mrr - 1e-9]
-    assert why
-    assert kept == (max(legal, key=lambda n: means[n]) if legal else "e0")
+    legal = [n for n in names if sum(columns[n]) > sum(columns["e0"]) + 1e-9]
+    legal = [n for n in legal if probes[n].mrr >= 0.75 * probes["e0"].mrr - 1e-9]
+    whole = [n for n in legal if all(x >= y for x, y in zip(columns[n], columns["e0"], strict=True))]
+    best = max((sum(columns[n]) for n in whole or legal), default=0)
+    assert why and (kept in (whole or legal or ["e0"]))
+    assert kept == "e0" or sum(columns[kept]) == pytest.approx(best)
+    assert ("below the base" in why) == bool(legal and not whole)
 
 
 def test_looks_are_asked_for_one_by_one_and_let_go(split):

@@ -81,14 +81,17 @@ def test_settings_reach_the_pairs(run):
 # ---- EASE as a teacher
 
 
-def test_ease_teaches_its_positive_weights(run):
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_ease_teaches_its_positive_weights(run, balance):
     train = run.split.train
-    weights = ease_teacher(train)
+    weights = ease_teacher(train, balance=balance)
     model = Ease(ridge=training.RIDGE).fit(train)
     dense = np.zeros(weights.shape, "f4")
-    dense[np.ix_(model.warm, model.warm)] = np.maximum(model.weights, 0)
-    np.testing.assert_allclose(weights.toarray(), dense, atol=1e-6)
-    assert (weights.data > 0).all() and weights.dtype == np.float32
+    dense[np.ix_(model.warm, model.warm)] = (model.weights + model.weights.T) / 2
+    dense[dense <= training.LEAST_TAUGHT] = 0
+    popular = np.maximum(train.counts(), 1) ** ((1 - balance) / 2)
+    np.testing.assert_allclose(weights.toarray(), dense * popular * popular[:, None], rtol=1e-4, atol=1e-6)
+    assert (weights.data > 0).all() and weights.dtype == np.float32 and (weights != weights.T).nnz == 0
 
 
 def test_the_teacher_reaches_the_pairs(run):
