@@ -103,7 +103,6 @@ class TextPairs:
                 f"kinds {self.kinds.shape} and strengths {self.strengths.shape} for {n} pairs, readers of "
                 f"{self.readers.shape[0]} texts for {len(texts)}; expected one of each"
             )
-
         self.voices, self.teacher = voices, teacher
         self.fields: list[tuple[str, ...]] | None = None
         self._separator = ""
@@ -175,10 +174,8 @@ class TextPairs:
         (TextPairs(1 pair, 3 texts), [0, 1])
         """
         if n_pairs < 1 or max_per_user < 1 or not 0 <= balance <= 1:
-            raise DataError(
-                f"n_pairs is {n_pairs} and max_per_user {max_per_user}, expected at least 1; balance is {balance}, "
-                "expected 0 to 1"
-            )
+            found = f"n_pairs is {n_pairs} and max_per_user {max_per_user}, balance {balance}"
+            raise DataError(f"{found}; expected at least 1 of each, and a balance from 0 to 1")
         known = Known(train, catalog, text, balance, held_out, session_days)
         rng = np.random.default_rng(seed)
         words = None if teacher is None else checked_teacher(teacher, len(known.texts))

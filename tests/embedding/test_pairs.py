@@ -268,9 +268,7 @@ def test_a_teacher_gives_the_soft_labels_and_people_the_masks():
         np.testing.assert_array_equal(pairs.strengths_between(rows, rows, CO_INTERACTION), weights[:4, :4])
     plain = pairs_of(taken)
     np.testing.assert_array_equal(pairs.together(rows, rows), plain.together(rows, rows))
-    assert (
-        as_set(pairs) == {frozenset({0, 2})} != as_set(plain)
-    )  # what the teacher ties is drawn, not what was taken together
+    assert as_set(pairs) == {frozenset({0, 2})} != as_set(plain)  # drawn is what the teacher ties
     for wrong, word in ((weights[:3], r"shape \(3, 30\)"), (-weights, "below 0"), (weights * np.nan, "not finite")):
         with pytest.raises(DataError, match=word):
             pairs_of(taken, teacher=wrong)
