@@ -137,7 +137,7 @@ class LoraConfig(Settings):
     pairs: list[Literal["co-interaction", "history", "attribute", "text"]] = Field(
         ["co-interaction"], min_length=1, description="What is learned from; several kinds make several tasks."
     )
-    n_pairs: int = Field(12_800, ge=1, description="How many text pairs of each kind to train on at most.")
+    n_pairs: int = Field(19_200, ge=1, description="How many text pairs of each kind to train on at most.")
     balance: float = Field(0.0, ge=0, le=1, description="Whose turn it is: 0 as often as taken, 1 all items alike.")
     session_days: float | None = Field(
         None, ge=0, description="Longest pause within which items make a pair; 0 is one basket, not given all time."
@@ -162,8 +162,8 @@ class LoraConfig(Settings):
     soft_labels: float = Field(
         1.0, ge=0, le=1, description="Share of the target given by how often others of the batch were taken together."
     )
-    teacher: Literal["auto", "together", "ease"] = Field(
-        "auto", description="Whom co-interaction pairs go by: plain counts, EASE's weights (auto: up to 30,000 items)."
+    teacher: Literal["together", "ease"] = Field(
+        "together", description="Whom co-interaction pairs go by: who took both, or EASE's weights (to 30,000 items)."
     )
     keep: float = Field(
         0.3, ge=0, le=100, description="Weight of staying true to the base: texts of a batch keep who is near whom."
@@ -172,7 +172,7 @@ class LoraConfig(Settings):
         64, ge=0, le=65_536, description="Texts of any items in a batch, touched or not, that only have to stay true."
     )
     others_apart: bool = Field(
-        False, description="Those of them that anyone took are negatives of each pair, unless they were taken together."
+        True, description="Those of them that anyone took are negatives of each pair, unless they were taken together."
     )
     false_negatives: Literal["none", "together", "similar"] = Field(
         "none", description="Left out of the negatives: nothing, what anyone took together, what the base finds nearer."

@@ -19,7 +19,7 @@ from llm_tail.data.ids import Rows
 from llm_tail.embedding.encoder import Encoder
 from llm_tail.embedding.losses import PairBatch
 from llm_tail.embedding.negatives import Search, mine_negatives
-from llm_tail.embedding.pairs import TextPairs
+from llm_tail.embedding.pairs import CO_INTERACTION, HISTORY, TextPairs
 from llm_tail.errors import DataError
 
 NEGATIVES = "negatives.npy"
@@ -104,16 +104,18 @@ class BatchPlanner(Dataset[dict[str, int]]):
             hard = np.unique(self.negatives[chosen])
             hard = hard[hard >= 0]
         others = self._others(step)
-        if self.config.others_apart:
-            touched = others[np.diff(self.pairs.readers.indptr)[others] > 0]
-            hard = np.unique(np.concatenate([hard, touched]))
+        if self._apart and self.pairs.kinds[chosen[0]] in (CO_INTERACTION, HISTORY):
+            touched = others[
+                np.diff(self.pairs.readers.indptr)[others] > 0
+            ]  # who was never shown was never turned down
+            hard = np.union1d(hard, np.setdiff1d(touched, np.concatenate([anchors, positives])))
         texts = np.unique(np.concatenate([anchors, positives, hard, others]))
         first, second, third = (np.searchsorted(texts, rows) for rows in (anchors, positives, hard))
         return BatchPlan(texts, first, second, third, chosen)
 
     def _others(self, step: int) -> Rows:
         """Return rows of texts of any items that only have to stay true to the base."""
-        if not self.config.others or not (self.config.keep or self.config.others_apart):
+        if not self.config.others or not (self.config.keep or self._apart):
             return np.empty(0, np.int64)
         n = self.pairs.n_items
         drawn = np.random.default_rng([self.seed, step, 1]).choice(n, min(self.config.others, n), replace=False)
@@ -182,6 +184,10 @@ class BatchPlanner(Dataset[dict[str, int]]):
         """
         rows = np.unique(np.concatenate([self._sides, *(self._others(step) for step in range(len(self)))]))
         return rows, self._encoded(self.base.cut_at(self.config.max_tokens), rows)
+
+    @property
+    def _apart(self) -> bool:
+        return self.config.loss == "contrastive" and self.config.others_apart
 
     @property
     def _soft(self) -> bool:

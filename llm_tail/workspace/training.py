@@ -84,7 +84,8 @@ def make_pairs(workspace: Workspace, split: Split, lora: LoraConfig | None = Non
     # Neither a misspelt name nor a leak is a kind of pairs that the data cannot give and that may be left out.
     check_columns(config, workspace.catalog.columns)
     check_no_leak(split.train, held_out_of(workspace, split))
-    teacher = _teacher(split.train, config.lora)
+    taught = config.lora.teacher == "ease" and "co-interaction" in config.lora.pairs
+    teacher = ease_teacher(split.train, balance=config.lora.balance) if taught else None
     parts: list[TextPairs] = []
     missing: list[tuple[str, DataError | ConfigError]] = []
     for kind in dict.fromkeys(config.lora.pairs):
@@ -199,19 +200,6 @@ def watch_ranking(
         return {segment: report.value(model.name, segment, f"{metric}@{K}") for segment in report.segments}
 
     return measure
-
-
-def _teacher(train: Interactions, lora: LoraConfig) -> sp.csr_matrix | None:
-    """Return the weights of EASE where the settings ask for them, or leave it open and they fit the data."""
-    if lora.teacher == "together" or "co-interaction" not in lora.pairs:
-        return None
-    if lora.teacher == "ease":
-        return ease_teacher(train, balance=lora.balance)
-    # A session is less than what EASE looks at, and what ties too few items would repeat itself in each batch.
-    if lora.session_days is not None or np.count_nonzero(train.counts()) > MOST_TAUGHT:
-        return None
-    weights = ease_teacher(train, balance=lora.balance)
-    return weights if weights.nnz >= 2 * lora.batch_size else None
 
 
 def index_search(config: IndexConfig, *, seed: int = 0) -> Search:

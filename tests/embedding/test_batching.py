@@ -37,7 +37,17 @@ def test_a_plan_names_each_text_once(decoder):
         assert plans[step] == {"step": step}
         np.testing.assert_array_equal(plan.texts[plan.anchors], plans.pairs.anchors[plan.pairs])
         np.testing.assert_array_equal(plan.texts[plan.positives], plans.pairs.positives[plan.pairs])
-        assert (np.diff(plan.texts) > 0).all() and not len(plan.negatives)
+        assert (np.diff(plan.texts) > 0).all()
+        assert not set(plan.negatives) & {*plan.anchors, *plan.positives}  # the others that somebody took
+        assert np.diff(plans.pairs.readers.indptr)[plan.texts[plan.negatives]].all()
+
+
+def test_the_others_are_negatives_of_pairs_that_people_made_alone(decoder):
+    plans = planner(decoder)
+    assert any(len(plans.plan(step).negatives) for step in range(len(plans)))
+    for off in ({"others_apart": False}, {"others": 0}, {"loss": "multiple-negatives"}):
+        plans = planner(decoder, **off)
+        assert not any(len(plans.plan(step).negatives) for step in range(len(plans)))
 
 
 def batch_of(plans, step=0):
@@ -57,7 +67,7 @@ def test_the_mean_is_that_of_the_items(decoder):
 
 
 def test_masks(decoder):
-    plans = planner(decoder, soft_labels=0.0, false_negatives="none")
+    plans = planner(decoder, soft_labels=0.0, false_negatives="none", others_apart=False)
     plan, batch = batch_of(plans)
     anchors, positives = sides(plans, plan)
     expected = (anchors[:, None] == positives) | (positives[:, None] == positives)

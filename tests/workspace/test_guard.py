@@ -132,6 +132,22 @@ def test_the_rule(looks):
     assert ("below the base" in why) == bool(legal and not whole)
 
 
+def test_a_sure_loss_in_one_column_is_not_made_good_by_the_others():
+    values = {"e0": (0.3, 0.3), "e1": (0.9, 0.2), "e2": (0.4, 0.29)}  # warm, cold
+    columns = ("warm", "cold")
+    cells = {
+        (name, column, METRIC): Interval(value, value, value)
+        for name, pair in values.items()
+        for column, value in zip(columns, pair, strict=True)
+    }
+    report = Report(tuple(values), columns, (20,), cells, {}, dict.fromkeys(columns, 1), {}, {})
+    probes = dict.fromkeys(values)
+    assert _decide(report, probes, 0.2)[0] == "e1"
+    kept, why = _decide(report, probes, 0.2, (), {"e1": ["cold"], "e2": []})
+    assert kept == "e2" and "e1 ranks better in the mean but surely worse in cold" in why and "not beyond chance" in why
+    assert _decide(report, probes, 0.2, (), {"e1": ["cold"], "e2": ["cold"]})[0] == "e0"
+
+
 def test_looks_are_asked_for_one_by_one_and_let_go(split):
     made, alive = [], []
 
