@@ -133,7 +133,7 @@ def compare(
         for one in results:
             by_model.setdefault(one.model, {})[one.seed] = one
     if not by_set or not all(by_set.values()):
-        raise DataError("no model came to a result; see the notes, or the errors above")
+        raise DataError(f"no model came to a result: {'; '.join(notes) or 'there was none'}")
     segments = _segments(by_set)
     metrics = (f"recall@{k}", f"ndcg@{k}")
     cuts = {name: sorted({s for by_seed in by_model.values() for s in by_seed}) for name, by_model in by_set.items()}
