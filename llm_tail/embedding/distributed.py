@@ -21,6 +21,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -44,6 +45,7 @@ from llm_tail.embedding.worker import error_from_bytes, error_to_bytes, result_f
 from llm_tail.errors import ConfigError, LlmTailError, MissingExtraError, WorkerError
 
 _ANSWER_SECONDS = 5.0
+_RAY_SECONDS = 30.0
 _HOW = "start one there with: ray start --head, or leave [embedding] address out for a local cluster"
 
 
@@ -389,16 +391,23 @@ def _check_answers(address: str) -> None:
     """Knock at an address: Ray itself would wait for minutes."""
     if address in ("auto", "local"):
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"setting 'embedding.address' is {address!r}, expected host:port, such as 10.0.0.1:6379")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise ConfigError(
+            f"setting 'embedding.address' is {address!r}, expected host:port of the head, such as 10.0.0.1:6379; run "
+            "this on a machine of the cluster"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
-    except OSError as error:
-        raise ConfigError(_not_connected(address, error)) from error
+        # Somebody is there. In a process of its own, since one that waits for a stranger's answer cannot be stopped.
+        ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+        subprocess.run(ask, timeout=_RAY_SECONDS, check=True, capture_output=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = error if isinstance(error, OSError) else "what listens there is no healthy Ray cluster"
+        raise ConfigError(_not_connected(address, reason)) from error
 
 
-def _not_connected(address: str, error: Exception) -> str:
+def _not_connected(address: str, error: Exception | str) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if not address:
         return f"a local Ray cluster could not be started ({reason})"
