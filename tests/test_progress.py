@@ -42,3 +42,24 @@ def test_the_bar_is_gone_after_an_error(monkeypatch):
 def test_survives_a_process_without_stderr(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert list(track([1, 2], "counting")) == [1, 2]
+
+
+def test_a_bar_within_a_listening_one_moves_it_and_is_not_drawn(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "120")
+    with Bar("embedding", total=10, listens=True) as outer:
+        with Bar("encoding", total=4) as inner:
+            inner.advance(4)
+        assert (inner.done, outer.done) == (4, 4)
+    with Bar("deaf", total=10) as outer, Bar("encoding", total=4) as inner:
+        inner.advance(4)
+    assert outer.done == 0 and "encoding" not in terminal.getvalue()
+
+
+def test_steps_done_before_are_left_out(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "120")
+    with Bar("embedding", total=10) as bar:
+        bar.skip(7)
+        bar.advance(3)
+    assert bar.done == 3 and "3/3" in terminal.getvalue()
