@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from llm_tail.evaluation.report import Interval, short, signed
 
@@ -239,7 +240,7 @@ class BenchTable:
             yield segment, [f"{one.peer}: {_gap(one.gap)} ({one.ratio:.2f}x)" for one in mine]
 
     def __rich__(self) -> Group:
-        table = _plain_table(self.title)
+        table = _plain_table()
         table.add_column("", max_width=18)
         for name in self.segments:
             table.add_column(name, justify="right", no_wrap=True)
@@ -249,15 +250,15 @@ class BenchTable:
             both = [f"{c}\n[dim]{s}[/]" if s else c for c, s in zip(cells, spreads, strict=True)]
             style = "bold" if row.group == "ours" else "dim" if row.group in ("tuned", "bound") else ""
             table.add_row(escape(row.model), *both, *_costs(row), style=style)
-        parts: list[Any] = [table]
+        parts: list[Any] = [Text(self.title, style="bold"), table]
         for ours in dict.fromkeys(one.ours for one in self.versus):
-            gaps = _plain_table(f"{ours} against the best peer")
+            gaps = _plain_table()
             for name in ("", f"R@{self.k}", f"N@{self.k}"):
                 gaps.add_column(name)
             for segment, lines in self._gaps(ours):
                 gaps.add_row(segment, *map(escape, lines))
-            parts.append(gaps)
-        return Group(*parts, *(escape(f"- {note}") for note in self.remarks()))
+            parts += [Text(f"\n{ours} against the best peer", style="bold"), gaps]
+        return Group(*parts, Text(), *(Text(f"- {note}") for note in self.remarks()), Text())
 
     def save(self, path: str | Path) -> Path:
         """Write the Markdown to a file, and return its path."""
@@ -270,10 +271,10 @@ class BenchTable:
 COSTS = ("fit s", "rank s", "tuning min", "trials", "peak MB")
 
 
-def _plain_table(title: str) -> Table:
+def _plain_table() -> Table:
     """Return a table without lines between its columns: a dozen of them have to stand beside each other."""
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.padding = (0, 1, 0, 0)
     return table
 
 
