@@ -98,6 +98,15 @@ class RayEngine:
     ) -> Iterator[Encoded]:
         """Yield what becomes of each shard's texts, in order.
 
+        Parameters
+        ----------
+        encoder : TextEncoder
+            What every worker makes vectors with; see `llm_tail.embedding.parcel.pack` for those that can travel.
+        shards : iterable of list of str
+            Taken from two for each worker ahead of the results; a list may be empty.
+        batch_tokens : int
+            Padded tokens in one batch.
+
         Raises
         ------
         MissingExtraError

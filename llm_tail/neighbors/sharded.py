@@ -207,7 +207,17 @@ class ShardedIndex:
         return index
 
     def query(self, vectors: ArrayLike, k: int, *, exclude_rows: ArrayLike | None = None) -> tuple[Rows, Similarities]:
-        """Return the k nearest items of each vector: shapes, checks and errors as of `NeighborIndex.query`."""
+        """Return the k nearest items of each vector: results and errors as of `NeighborIndex.query`.
+
+        Parameters
+        ----------
+        vectors : array, shape (n_queries, dim)
+            Finite numbers of any length.
+        k : int
+            How many, at least 1.
+        exclude_rows : array of int, shape (n_queries,), optional
+            For each query one item that is left out, or -1.
+        """
         k, queries = check_k(k), unit_vectors(vectors, "the queries", self.dim)
         excluded = check_excluded(exclude_rows, len(queries), len(self))
         found: tuple[Rows, Similarities] | None = None
@@ -306,6 +316,15 @@ class ShardedIndex:
     @classmethod
     def load(cls, folder: str | Path, fingerprint: str | None = None, *, held: int = 0) -> ShardedIndex:
         """Open an index that `save` or `build` wrote; a part is checked and read when it is first asked.
+
+        Parameters
+        ----------
+        folder : path
+            Where it lies.
+        fingerprint : str, optional
+            If given, the fingerprint it has to have.
+        held : int
+            How many parts stay in memory once they have been asked; 0 is all.
 
         Raises
         ------
