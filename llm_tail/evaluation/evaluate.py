@@ -238,7 +238,7 @@ def _rank(
     name: str, model: Recommender, train: Interactions, seen: sp.csr_matrix, tasks: Sequence[Task], k: int
 ) -> dict[str, NDArray[np.int64]]:
     """Return for each task the k best candidates of each of its people, shape (n_people, k)."""
-    histories = train.matrix()
+    histories = model.history_matrix(train)
     columns = _columns(model.items, train.items)
     needed = np.flatnonzero(np.logical_or.reduce([task.people for task in tasks]))
     tops: dict[str, list[NDArray[np.int64]]] = {task.name: [] for task in tasks}

@@ -142,6 +142,13 @@ class Recommender(ABC):
         """Return what people without a history are given, shape (n_items,)."""
         return np.asarray(self.histories.sum(axis=0)).ravel()
 
+    def history_matrix(self, events: Interactions) -> sp.csr_matrix:
+        """Return events as the histories that `score` reads, shape (n_users, n_items): 1 where a person took an item.
+
+        A model that looks at order keeps it in the weights; so ask for histories here, not at `Interactions.matrix`.
+        """
+        return events.matrix()
+
     # ---- the same for all
 
     def fit(
@@ -188,7 +195,7 @@ class Recommender(ABC):
             validation = validation.for_users(users)
         train = train.for_users(users)
         self.items, self.users = items, users
-        self.histories = train.matrix()
+        self.histories = self.history_matrix(train)
         self._seen = self.histories if validation is None else _union(self.histories, validation.matrix())
         try:
             self._fit(train, embeddings, graph, validation)

@@ -58,6 +58,8 @@ class PeopleBatches:
         Most items of a person in one epoch; of longer histories another part is taken each time.
     seed : int
         Of the order in which long histories are cut.
+    ordered : bool
+        Whether events come in the order of `histories.indices`; then a long history is cut to a window of neighbours.
 
     Notes
     -----
@@ -85,10 +87,13 @@ class PeopleBatches:
         n_negatives: int = 1024,
         max_history: int = 200,
         seed: int = 0,
+        ordered: bool = False,
     ) -> None:
         self._indptr = histories.indptr.astype(np.int64)
         self._items = histories.indices.astype(np.int64)
-        self._shuffle(np.random.default_rng(seed), max_history)
+        self._ordered = ordered
+        if not ordered:
+            self._shuffle(np.random.default_rng(seed), max_history)
         self._n_events, self._n_negatives, self._max_history = int(n_events), int(n_negatives), int(max_history)
         counts = np.bincount(self._items, minlength=histories.shape[1])
         self.warm: Rows = np.flatnonzero(counts).astype(np.int64)
@@ -122,7 +127,7 @@ class PeopleBatches:
 
     def _batch(self, people: Rows, lengths: Rows, rng: np.random.Generator) -> PeopleBatch:
         start, whole = self._indptr[people], np.diff(self._indptr)[people]
-        first = np.where(whole > lengths, rng.integers(0, whole), 0)
+        first = rng.integers(0, whole - lengths + 1 if self._ordered else np.where(whole > lengths, whole, 1))
         person = np.repeat(np.arange(len(people)), lengths)  # (n_events,)
         ends = np.cumsum(lengths)
         place = np.arange(len(person)) - np.repeat(ends - lengths, lengths)  # within the person

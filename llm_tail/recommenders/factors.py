@@ -33,9 +33,9 @@ class Bpr(Recommender):
     """Matrix factorization that learns from pairs: what was taken has to score above what was not.
 
     argmin - sum log sigmoid(p_u . (q_i - q_j) + b_i - b_j) + regularization (|P|^2 + |Q|^2) over what u took (i) and
-    did not (j), fitted by the `implicit` library. A person's vector is then read off the history by the ridge
-    regression that best foretells the training's person vectors from the items' mean: p_u ~ [mean_{i taken} q_i, 1] M.
-    So a person never seen is served like any other.
+    did not (j), fitted by the `implicit` library. A person's vector is then read off the history h by the regression
+    that best foretells the training's person vectors from their items: p_u ~ [|h|^-1/2 sum_{i in h} q_i, 1] M. So a
+    person never seen is served like any other, and on real data as well as with the trained vectors.
 
     Parameters
     ----------
@@ -115,20 +115,20 @@ class Bpr(Recommender):
         items[self._popularity() == 0] = 0.0
         self.item_vectors = items  # (n_items, factors + 1): the last one is the bias
         asked = np.flatnonzero(np.diff(self.histories.indptr))
-        means = self._means(self.histories[asked]).astype(np.float64)
-        left = means.T @ means
-        left[np.diag_indices_from(left)] += 1e-6 * max(1.0, np.trace(left))
-        self.fold_in = np.linalg.solve(left, means.T @ people[asked]).astype(np.float32)
+        sums = self._sums(self.histories[asked]).astype(np.float64)
+        left = sums.T @ sums
+        left[np.diag_indices_from(left)] += 1e-6 * np.trace(left) / len(left)
+        self.fold_in = np.linalg.solve(left, sums.T @ people[asked]).astype(np.float32)
 
-    def _means(self, histories: sp.csr_matrix) -> Floats:
-        """Return the mean item vector of each history and a one, shape (n_histories, factors + 1)."""
-        means: Floats = histories @ self.item_vectors
-        means /= np.maximum(np.asarray(histories.sum(axis=1)), 1.0)
-        means[:, -1] = 1.0  # of the bias there is nothing to learn
-        return means
+    def _sums(self, histories: sp.csr_matrix) -> Floats:
+        """Return the scaled sum of item vectors of each history and a one, shape (n_histories, factors + 1)."""
+        sums: Floats = histories @ self.item_vectors
+        sums /= np.sqrt(np.maximum(np.asarray(histories.sum(axis=1)), 1.0))
+        sums[:, -1] = 1.0  # of the bias there is nothing to learn
+        return sums
 
     def _score(self, histories: sp.csr_matrix) -> Floats:
-        people: Floats = self._means(histories) @ self.fold_in  # (n_histories, factors + 1)
+        people: Floats = self._sums(histories) @ self.fold_in  # (n_histories, factors + 1)
         people[:, -1] = 1.0
         return sink(people @ self.item_vectors.T, self._popularity() == 0)
 

@@ -161,7 +161,7 @@ class HistoryNet(nn.Module):
         right, wrong = self._pretend(len(items)), self._pretend(len(candidates))
         y, others = self.shown(items, right), self.shown(candidates, wrong)
         positive = (query * y).sum(dim=1) + self.biases(items, right)  # (n_events,)
-        loss = softmax_loss(positive, query @ others.T + self.biases(candidates, wrong), batch)
+        loss = softmax_loss(positive, query, others, self.biases(candidates, wrong), batch)
         if self.regularization:
             loss = loss + self.regularization * (x.square().sum() + y.square().sum()) / len(items)
         return loss
@@ -204,20 +204,23 @@ class HistoryNet(nn.Module):
         return {"taken": self.taken.all(), "shown": self.shown.all(), "bias": bias}
 
 
-def softmax_loss(positive: Tensor, others: Tensor, batch: PeopleBatch) -> Tensor:
-    """Return the mean of log(exp(positive) + sum_j w_j exp(others_j)) - positive, as `PeopleBatches` weighs candidates.
+def softmax_loss(positive: Tensor, query: Tensor, others: Tensor, bias: Tensor, batch: PeopleBatch) -> Tensor:
+    """Return the mean of log(exp(positive) + sum_j w_j exp(q . y_j + b_j)) - positive, with the weights of the batch.
 
     Parameters
     ----------
     positive : Tensor, shape (n_events,)
         Scores of what was taken.
-    others : Tensor, shape (n_events, n_candidates)
-        Scores of the candidates.
+    query : Tensor, shape (n_events, factors)
+        q.
+    others, bias : Tensor, shapes (n_candidates, factors) and (n_candidates,)
+        y and b of the candidates.
     batch : PeopleBatch
-        Their weights, and what does not compete.
+        Their weights w, and what does not compete.
     """
     hits = (torch.from_numpy(batch.hit_event), torch.from_numpy(batch.hit_candidate))
-    logits = (others + torch.from_numpy(batch.log_weight)).index_put_(hits, torch.tensor(NOTHING))
+    logits = torch.addmm(bias + torch.from_numpy(batch.log_weight), query, others.T)  # (n_events, n_candidates)
+    logits = logits.index_put_(hits, torch.tensor(NOTHING))
     return (torch.logaddexp(positive, logits.logsumexp(dim=1)) - positive).mean()
 
 
