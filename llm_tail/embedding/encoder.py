@@ -18,7 +18,7 @@ from llm_tail.config import EncoderConfig, LoraConfig
 from llm_tail.embedding import adapters
 from llm_tail.embedding.families import family_of, is_decoder, quiet, resolve_prompts
 from llm_tail.embedding.loading import POOLING, choose_precision, find_device, pooling_module, read_model
-from llm_tail.embedding.runtimes import check_texts
+from llm_tail.embedding.runtimes import check_runtime, check_texts
 from llm_tail.embedding.sources import locate, weights_digest
 from llm_tail.embedding.tokens import ahead, batches
 from llm_tail.errors import ConfigError, DataError, NotFittedError, StaleArtifactError
@@ -129,6 +129,7 @@ class Encoder:
         """
         values = (config or EncoderConfig()).model_dump()
         settings = EncoderConfig(**{**values, **({"name": str(name)} if name is not None else {}), **overrides})
+        check_runtime(settings.runtime, settings.precision)
         folder = locate(settings.name, trust_remote_code=settings.trust_remote_code)
         family = family_of(settings.name)
         device = find_device(settings.device)

@@ -96,10 +96,12 @@ def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:
     """Turn item texts into vectors; the store keeps those of texts that have not changed."""
     from llm_tail.embedding.distributed import make_engine
     from llm_tail.embedding.store import EmbeddingStore
+    from llm_tail.workspace.running import make_runtime
 
     store, config = EmbeddingStore.open(folder), workspace.config.embedding
-    engine = make_engine(config)
-    return str(store.update(workspace.catalog, workspace.encoder, workspace.item_text, config, engine))
+    runtime, why = make_runtime(workspace)
+    report = store.update(workspace.catalog, runtime, workspace.item_text, config, make_engine(config))
+    return f"{report}; {why}" if why else str(report)
 
 
 def make_index(workspace: Workspace, folder: Path, made_from: str) -> str:

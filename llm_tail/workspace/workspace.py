@@ -27,6 +27,7 @@ from llm_tail.config import RunConfig
 from llm_tail.errors import ConfigError, CorruptArtifactError, DataError, StaleArtifactError, closest
 from llm_tail.workspace.data import HELD, Events, make_split, read_catalog, read_raw, select_events
 from llm_tail.workspace.record import RunRecord, StageResult
+from llm_tail.workspace.running import find_runtime, running_settings, training_settings
 from llm_tail.workspace.stages import HYBRID, MAKERS
 from llm_tail.workspace.training import settings_of
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` 
     from llm_tail.data.interactions import Interactions
     from llm_tail.data.splits import Segments, Split
     from llm_tail.embedding.encoder import Encoder
+    from llm_tail.embedding.runtimes import Runtime
     from llm_tail.embedding.store import Embeddings
     from llm_tail.embedding.text import ItemText
     from llm_tail.evaluation.report import Report
@@ -193,7 +195,9 @@ class Workspace:
             return fingerprint(stage, base, self._split_key, settings_of(config), config.seed)
         if stage == "embed":
             words = self.fingerprint("finetune") if config.lora.enabled else base
-            return fingerprint(stage, self._catalog_key, words, config.embedding.storage)
+            return fingerprint(
+                stage, self._catalog_key, words, config.embedding.storage, *running_settings(config.encoder)
+            )
         if stage == "index":
             return fingerprint(stage, self.fingerprint("embed"), config.index.model_dump(), config.seed)
         if stage == "graph":
@@ -222,13 +226,7 @@ class Workspace:
     def _encoder_key(self) -> str:
         encoder = self.config.encoder
         name = self.record.digest(encoder.name) if Path(encoder.name).is_dir() else encoder.name
-        # Where it runs and how large its batches are moves no vector by more than rounding does.
-        # What makes the item vectors of it afterwards is no matter of training: `_runtime_key` tells of that.
-        aside = {"name", "device", "trust_remote_code", "runtime", "min_cosine", "min_cosine_int8", "measured_texts"}
-        settings = encoder.model_dump(exclude=aside)
-        if settings["precision"] == "int8":
-            settings["precision"] = "auto"  # what torch does then
-        return fingerprint(name, settings, self.config.text.model_dump())
+        return fingerprint(name, training_settings(encoder), self.config.text.model_dump())
 
     # ---- what the run holds
 
@@ -299,6 +297,11 @@ class Workspace:
         if self.config.pretrain.enabled:
             name = self._load("pretrain", lambda folder: read_artifact(folder, "pretrained-encoder").file("model"))
         return Encoder.load(name, self.config.encoder, adapter=adapter)
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """What the item vectors were made with, and queries are: the encoder, or another way to run it."""
+        return find_runtime(self)
 
     @cached_property
     def embeddings(self) -> Embeddings:
@@ -375,13 +378,13 @@ class Workspace:
     def similar(self, item_or_text: str, k: int = 10) -> Neighbors:
         """Return the items nearest to an item or, where no item has that id, to a text.
 
-        Only a text needs the encoder, and so torch.
+        Only a text needs the encoder, and so torch where that is the runtime.
         """
         if item_or_text in self.index.ids:
             return self.index.similar(item_or_text, k)
         if not item_or_text.strip():
             raise DataError("an empty text is near nothing; give an item id or some words")
-        return self.index.similar(self.encoder.encode([item_or_text], kind="query")[0], k)
+        return self.index.similar(self.runtime.encode([item_or_text], kind="query")[0], k)
 
     @cached_property
     def segments(self) -> Segments | None:
@@ -428,16 +431,9 @@ class Workspace:
 
     def _forget(self, stage: str) -> None:
         """Drop what was loaded of this stage's old result and of those behind it."""
-        held = {
-            "embed": "embeddings",
-            "audit": "audit",
-            "pretrain": "base_encoder",
-            "finetune": "encoder",
-            "index": "index",
-            "graph": "graph",
-            "fit": "hybrid",
-        }
-        self.__dict__.pop(held.get(stage, ""), None)
+        held = {"embed": "embeddings", "pretrain": "base_encoder", "finetune": "encoder", "fit": "hybrid"}
+        for name in (held.get(stage, stage), "runtime"):
+            self.__dict__.pop(name, None)
 
     def __repr__(self) -> str:
         finished = [name for name in self.stages if name in self.record]

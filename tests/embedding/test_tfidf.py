@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from llm_tail.embedding.tfidf import TfidfEncoder
+from llm_tail.errors import DataError
+from tests.embedding.contracts import TEXTS, RuntimeContract
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    return TfidfEncoder.fit(TEXTS, dim=4)
+
+
+class TestTfidf(RuntimeContract):
+    pass
+
+
+def test_the_whole_width_keeps_the_angles_of_the_words():
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = {"token_pattern": r"(?u)\w+", "stop_words": "english"}
+    given = TfidfVectorizer(sublinear_tf=True, **words).fit_transform(TEXTS)
+    whole = TfidfEncoder.fit(TEXTS, dim=1000)
+    vectors = whole.encode(TEXTS)
+    np.testing.assert_allclose(vectors @ vectors.T, (given @ given.T).toarray(), atol=1e-5)
+
+
+def test_the_folding_is_the_best_there_is():
+    random = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(60)]
+    texts = [" ".join(random.choice(words, size=12)) for _ in range(80)]
+    whole, folded = TfidfEncoder.fit(texts, dim=60), TfidfEncoder.fit(texts, dim=8)
+    turned = folded.components.T @ whole.components[:, :8]  # (8, 8): the same space, signs and order aside
+    assert folded.dim == 8
+    np.testing.assert_allclose(np.linalg.svd(turned)[1], 1, atol=0.05)
+
+
+def test_a_text_of_unknown_words_has_the_zero_vector():
+    assert not TfidfEncoder.fit(TEXTS).encode(["xylophone quartet"]).any()
+
+
+def test_texts_without_a_word_that_says_something_are_refused():
+    with pytest.raises(DataError, match="none of the texts holds a usable word"):
+        TfidfEncoder.fit(["the and of", "?!", ""])
+
+
+def test_many_texts_are_thinned_out_evenly():
+    texts = [f"word{i} whale" for i in range(1000)]
+    encoder = TfidfEncoder.fit(texts, n_texts=10, n_words=6)
+    assert encoder.words.words == ["whale", "word0", "word111", "word222", "word333", "word444"]
