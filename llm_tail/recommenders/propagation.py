@@ -39,18 +39,23 @@ def right_singular(matrix: sp.csr_matrix, k: int, seed: int) -> Floats:
 
     Notes
     -----
-    ARPACK in float64; a full decomposition where k is a quarter of the matrix or more, for that is then faster.
+    ARPACK in float64. Where k is a quarter of the smaller side or more, the eigenvectors of that side's Gram matrix,
+    which is then faster: at most (4 k)^2 float64.
     """
-    smaller = min(matrix.shape)
+    n_rows, n_columns = matrix.shape
     exact = matrix.astype(np.float64)
-    if 4 * k >= smaller:
-        _, values, vectors = np.linalg.svd(exact.toarray(), full_matrices=False)
-    else:
-        first = np.random.default_rng(seed).standard_normal(smaller)
+    if 4 * k < min(matrix.shape):
+        first = np.random.default_rng(seed).standard_normal(min(matrix.shape))
         _, values, vectors = svds(exact, k=k, v0=first)
-        values, vectors = values[::-1], vectors[::-1]
-    kept = values[:k] > 1e-6 * max(values[0], 1e-12)
-    return np.ascontiguousarray(vectors[:k][kept].T, dtype=np.float32)
+        values, vectors = values[::-1], vectors[::-1].T  # (k,), (n_columns, k)
+    else:
+        tall = n_columns <= n_rows
+        squares, vectors = np.linalg.eigh(((exact.T @ exact) if tall else (exact @ exact.T)).toarray())
+        values, vectors = np.sqrt(np.maximum(squares[::-1][:k], 0.0)), vectors[:, ::-1][:, :k]
+        if not tall:
+            vectors = (exact.T @ vectors) / np.maximum(values, 1e-300)
+    kept = values > 1e-6 * max(values[0], 1e-12)
+    return np.ascontiguousarray(vectors[:, kept], dtype=np.float32)
 
 
 def spread(graph: sp.csr_matrix, people: Floats, items: Floats, layers: int) -> tuple[Floats, Floats]:

@@ -74,9 +74,10 @@ def test_layers_are_powers_of_the_whole_graph(seed, layers):
     np.testing.assert_allclose(later, np.sum([w[:n_users] for w in wanted[1:]], axis=0) + 0 * later, atol=1e-5)
 
 
-@pytest.mark.parametrize("k", [2, 6])
-def test_singular_vectors_span_what_a_full_decomposition_spans(k):
-    matrix = normalised(some_histories(60, 40))
+@pytest.mark.parametrize("k", [2, 6, 12])
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
+def test_singular_vectors_span_what_a_full_decomposition_spans(k, shape):
+    matrix = normalised(some_histories(*shape))
     _, _, wanted = np.linalg.svd(matrix.toarray())
     found = right_singular(matrix, k, seed=3)
     np.testing.assert_allclose(found @ found.T, wanted[:k].T @ wanted[:k], atol=1e-4)
