@@ -11,7 +11,7 @@ import numpy as np
 
 from llm_tail.errors import ConfigError
 
-DIGITS = 3  # of a share of quality that count: a thousandth is less than another draw of people would change
+STEP = 0.005  # of a share of quality: less than that is luck, or not worth four times the room
 SIGNIFICANT = 2  # digits of seconds, money and MB that count: two clocks agree no better
 
 
@@ -68,8 +68,8 @@ class Choice:
     @property
     def rank(self) -> tuple[float, float, float, float]:
         """Quality lost, seconds, money, MB, rounded to what can be told apart; less is better in each."""
-        lost = 0.0 if self.share is None else 1.0 - round(self.share, DIGITS)
-        return (round(lost, DIGITS), rounded(self.seconds), rounded(self.money), rounded(self.mb))
+        lost = 0.0 if self.share is None else round((1.0 - self.share) / STEP) * STEP
+        return (lost, rounded(self.seconds), rounded(self.money), rounded(self.mb))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-like values."""
