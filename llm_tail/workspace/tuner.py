@@ -140,6 +140,8 @@ class Tuner:
     def _is_wanted(self, n_trials: int, minutes: float) -> bool:
         if len(self.tried) >= n_trials or len({fingerprint(one.params) for one in self.tried}) >= self._n_points():
             return False
+        if len(self.tried) >= N_STARTUP and all(one.value is None for one in self.tried):
+            return False  # nothing works, and each failure may take as long as a success
         return not self.tried or minutes <= 0 or sum(one.seconds for one in self.tried) < 60 * minutes
 
     def _n_points(self) -> float:

@@ -88,6 +88,14 @@ def test_settings_that_fail_do_not_stop_the_others(tmp_path):
         search.best(1)
 
 
+def test_a_search_in_which_nothing_works_ends_early(tmp_path):
+    search = tuner(tmp_path)
+    search.run(lambda params: 1 / 0, 50)
+    assert len(search.tried) == room.N_STARTUP
+    with pytest.raises(DataError, match="ZeroDivisionError"):
+        search.best()
+
+
 def test_few_choices_are_tried_once_each(tmp_path):
     calls = []
     search = tuner(tmp_path, {"power": [1.0, 2.0, 3.0]}, {"power": 3.0})
