@@ -28,9 +28,13 @@ TABLES = {
     "ablation": {
         "frozen": None,
         "all of it": [],
+        "taught by EASE": ["lora.teacher=ease"],
         "hard labels": ["lora.soft_labels=0.0", "lora.false_negatives=together"],
         "not centred": ["lora.centre=false"],
         "temperature .05": ["lora.temperature=0.05"],
+        "nothing stays true": ["lora.keep=0.0"],
+        "no others, nothing stays true": ["lora.keep=0.0", "lora.others=0"],
+        "others no negatives": ["lora.others_apart=false"],
         "popularity correction .5": ["lora.popularity_correction=0.5"],
         "tail as often as head": ["lora.balance=1.0"],
         "half the pairs": ["lora.n_pairs=HALF"],
@@ -85,7 +89,7 @@ def measure(arguments: argparse.Namespace, seed: int, folder: Path, name: str, c
     config.write_text(CONFIG.format(seed=seed, lora=str(changes is not None).lower(), relations="[]"))
     label = re.sub(r"\W+", "-", name)
     changed = [*arguments.overrides, *(changes or []), f'folder="{label}"']
-    half = next((int(c.partition("=")[2]) // 2 for c in arguments.overrides if c.startswith("lora.n_pairs")), 6_400)
+    half = next((int(c.partition("=")[2]) // 2 for c in arguments.overrides if c.startswith("lora.n_pairs")), 9_600)
     overrides = [word for change in changed for word in ("--set", change.replace("HALF", str(half)))]
     tool = [sys.executable, "-m", "llm_tail"]
     started = time.perf_counter()
