@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from llm_tail.artifacts import read_manifest
+from llm_tail.config import IndexConfig
 from llm_tail.data.ids import IdMap
 from llm_tail.data.interactions import Interactions
 from llm_tail.embedding.encoder import Encoder
+from llm_tail.embedding.negatives import nearest_blocks
 from llm_tail.errors import ConfigError, DataError
 from llm_tail.recommenders.baselines import Ease
 from llm_tail.workspace import Workspace, training
@@ -205,3 +207,20 @@ def test_two_processes_make_what_one_makes_and_one_of_them_speaks(tmp_path):
         read_manifest(folder / "run" / "encoder")["facts"] for folder in (tmp_path / "alone", tmp_path / "both")
     )
     assert two["validation_ndcg"]["100%"] == pytest.approx(one["validation_ndcg"]["100%"], abs=1e-3)
+
+
+def test_hard_negatives_come_from_the_index():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(300, 8)).astype(np.float32)
+    base /= np.linalg.norm(base, axis=1, keepdims=True)
+    exact = nearest_blocks(base[:20], base, 5)
+    for config in (IndexConfig(), IndexConfig(exact_below=10, ef=300)):
+        rows, cosines = training.index_search(config)(base[:20], base, 5)
+        np.testing.assert_array_equal(rows, exact[0])
+        np.testing.assert_allclose(cosines, exact[1], atol=1e-5)
+
+
+def test_what_is_watched_may_be_recall(run, encoder):
+    texts = run.item_text.texts(run.catalog)
+    found = {m: watch_ranking(run.split, texts, 32, metric=m)(encoder) for m in ("ndcg", "recall")}
+    assert found["ndcg"].keys() == found["recall"].keys() and found["ndcg"] != found["recall"]
