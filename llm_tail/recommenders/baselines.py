@@ -15,10 +15,13 @@ from llm_tail.errors import ConfigError, DataError, closest
 from llm_tail.recommenders.als import ImplicitAls
 from llm_tail.recommenders.base import BLOCK_BYTES, Recommender, top_k
 from llm_tail.recommenders.closed_form import ease_weights, l3ae_weights, text_weights
+from llm_tail.recommenders.coldstart import ClcRec, DropoutNet
 from llm_tail.recommenders.content import ContentSimilarity, TfidfSimilarity, centre
 from llm_tail.recommenders.ensembles import RankFusion, SparseDenseMixer, Stacked
+from llm_tail.recommenders.factors import Bpr, FeatureFactors, SampledSoftmaxFactors
 from llm_tail.recommenders.graph_filter import GfCf
 from llm_tail.recommenders.graphs import AlphaRec, LightGcn
+from llm_tail.recommenders.sequence import SasRec, TextSasRec
 from llm_tail.recommenders.user_knn import UserKnn
 
 if TYPE_CHECKING:
@@ -286,6 +289,13 @@ BASELINES: dict[str, Callable[..., Recommender]] = {
     "gf-cf": GfCf,
     "lightgcn": LightGcn,
     "alpharec": AlphaRec,
+    "bpr": Bpr,
+    "softmax-factors": SampledSoftmaxFactors,
+    "feature-factors": FeatureFactors,
+    "clcrec": ClcRec,
+    "dropoutnet": DropoutNet,
+    "sasrec": SasRec,
+    "text-sasrec": TextSasRec,
     "mixer": SparseDenseMixer,
     "rank-fusion": RankFusion,
     "stacked": Stacked,

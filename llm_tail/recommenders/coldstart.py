@@ -48,8 +48,10 @@ class ClcRec(SampledSoftmaxFactors):
         Share of items that are replaced by their encoded texts in L_UI, in [0, 1).
     hidden : int
         Width of the encoder's hidden layer, at least 1.
+    seed : int
+        Seeds every random choice.
     settings
-        Those of `SampledSoftmaxFactors`.
+        The others of `SampledSoftmaxFactors`.
 
     Notes
     -----
@@ -71,9 +73,10 @@ class ClcRec(SampledSoftmaxFactors):
         temperature: float = 0.2,
         own_dropout: float = 0.5,
         hidden: int = 256,
+        seed: int = 0,
         **settings: Any,
     ) -> None:
-        super().__init__(**settings)
+        super().__init__(seed=seed, **settings)
         check_share(contrast=contrast, own_dropout=own_dropout)
         check_above_zero(temperature=temperature)
         check_least(hidden=(hidden, 1))

@@ -321,8 +321,10 @@ class FeatureFactors(SampledSoftmaxFactors):
     own_dropout : float
         Share of the items whose own vector and bias are hidden while learning, in [0, 1), so that features alone have
         to find them; 0 as in LightFM.
+    seed : int
+        Seeds every random choice.
     settings
-        Those of `SampledSoftmaxFactors`.
+        The others of `SampledSoftmaxFactors`.
 
     Notes
     -----
@@ -341,9 +343,10 @@ class FeatureFactors(SampledSoftmaxFactors):
         *,
         features: Literal["vectors", "words", "both"] = "vectors",
         own_dropout: float = 0.3,
+        seed: int = 0,
         **settings: Any,
     ) -> None:
-        super().__init__(**settings)
+        super().__init__(seed=seed, **settings)
         if features not in ("vectors", "words", "both"):
             raise ConfigError(f"features is {features!r}, expected 'vectors', 'words' or 'both'")
         check_share(own_dropout=own_dropout)

@@ -264,8 +264,10 @@ class TextSasRec(SasRec):
     ----------
     own_dropout : float
         Share of the items whose own vectors are left out of a batch, in [0, 1), so that their texts have to do.
+    seed : int
+        Seeds every random choice.
     settings
-        Those of `SasRec`.
+        The others of `SasRec`.
 
     Notes
     -----
@@ -277,8 +279,8 @@ class TextSasRec(SasRec):
     serves_cold: ClassVar[bool] = True
     needs_embeddings: ClassVar[bool] = True
 
-    def __init__(self, *, own_dropout: float = 0.3, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(self, *, own_dropout: float = 0.3, seed: int = 0, **settings: Any) -> None:
+        super().__init__(seed=seed, **settings)
         check_share(own_dropout=own_dropout)
         self.own_dropout = float(own_dropout)
 
