@@ -78,7 +78,7 @@ class Contestant:
         return self.text or bool(self.load().needs_embeddings)
 
     def search_space(self) -> dict[str, Range]:
-        """Return what is tuned, the defaults always within: a range is widened, and a choice added, where need be."""
+        """Return what is tuned; a range is widened, and a choice added, where a default lies outside."""
         model = self.load()
         given: Space = model.search_space() if hasattr(model, "search_space") else self.space
         defaults = self._parameters()
@@ -118,6 +118,8 @@ def _with(limits: Range, default: Any) -> Range:
     """Return a range or choices that hold the default."""
     if is_range(limits):
         low, high, scale = limits
+        if scale == "log" and default <= 0:
+            return limits  # no such range holds a 0; the search begins there all the same
         return (min(low, default), max(high, default), scale)
     choices = list(limits)
     return choices if default in choices else [default, *choices]
@@ -152,6 +154,7 @@ CONTESTANTS = {
         Contestant("clcrec", "ClcRec"),
         Contestant("dropoutnet", "DropoutNet"),
         Contestant("sasrec", "SasRec"),
+        Contestant("text-sasrec", "TextSasRec"),
         Contestant("mixer", "SparseDenseMixer", "blend"),
         Contestant("rank-fusion", "RankFusion", "blend"),
         Contestant("stacked", "Stacked", "blend"),

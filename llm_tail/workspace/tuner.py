@@ -162,7 +162,8 @@ class Tuner:
             distributions = {n: _distribution(limits, self.defaults[n]) for n, limits in self.space.items()}
             for one in self.tried:
                 if one.value is not None:
-                    trial = optuna.trial.create_trial(params=one.params, distributions=distributions, value=one.value)
+                    params = {n: _within(one.params[n], limits) for n, limits in self.space.items()}
+                    trial = optuna.trial.create_trial(params=params, distributions=distributions, value=one.value)
                     study.add_trial(trial)
             asked = study.ask(distributions).params
         return {n: _rounded(asked[n], limits, self.defaults[n]) for n, limits in self.space.items()}
@@ -197,7 +198,12 @@ def _distribution(limits: Range, default: Any) -> BaseDistribution:
 def _rounded(value: Any, limits: Range, default: Any) -> Any:
     if not is_range(limits) or _is_whole(limits, default):
         return value
-    return min(max(float(f"{value:.{DIGITS}g}"), limits[0]), limits[1])
+    return _within(float(f"{value:.{DIGITS}g}"), limits)
+
+
+def _within(value: Any, limits: Range) -> Any:
+    """Return a number of a range, or the end that is nearer: the defaults may lie outside."""
+    return min(max(value, limits[0]), limits[1]) if is_range(limits) else value
 
 
 def _is_whole(limits: Range, default: Any) -> bool:

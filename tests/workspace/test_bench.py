@@ -269,7 +269,9 @@ def test_the_defaults_of_every_model_lie_in_its_search_space(name):
     assert one.load().name == name and one.public in llm_tail.__all__
     for setting, limits in space.items():
         if isinstance(limits, tuple):
-            assert limits[0] <= defaults[setting] <= limits[1] and limits[2] in ("log", "linear", "int")
+            low, high, scale = limits
+            assert low < high and scale in ("log", "linear", "int") and (scale != "log" or low > 0)
+            assert low <= defaults[setting] <= high or (scale == "log" and defaults[setting] == 0)
         else:
             assert defaults[setting] in limits
 

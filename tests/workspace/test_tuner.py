@@ -96,6 +96,12 @@ def test_a_search_in_which_nothing_works_ends_early(tmp_path):
         search.best()
 
 
+def test_defaults_may_lie_outside_of_a_range(tmp_path):
+    search = tuner(tmp_path, {"penalty": (1e-5, 0.1, "log")}, {"penalty": 0.0})
+    search.run(lambda params: -params["penalty"], 9)
+    assert search.best().params == {"penalty": 0.0} and all(one.params["penalty"] >= 1e-5 for one in search.tried[1:])
+
+
 def test_few_choices_are_tried_once_each(tmp_path):
     calls = []
     search = tuner(tmp_path, {"power": [1.0, 2.0, 3.0]}, {"power": 3.0})
