@@ -46,6 +46,7 @@ from llm_tail.errors import ConfigError, LlmTailError, MissingExtraError, Worker
 
 _ANSWER_SECONDS = 5.0
 _RAY_SECONDS = 30.0
+_STARTS = 3
 _HOW = "start one there with: ray start --head, or leave [embedding] address out for a local cluster"
 
 
@@ -342,10 +343,14 @@ def _connected(engine: RayEngine) -> Iterator[Any]:
             n_cpus = engine.workers * engine.threads or None
             local = {"num_cpus": n_cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
             settings = {"address": "local", **local}
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(_not_connected(engine.address, error)) from error
+        for left in reversed(range(1 if engine.address else _STARTS)):
+            try:
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+                break
+            except Exception as error:  # Ray raises what its parts raise; on a busy machine it gives up after 30 s
+                ray.shutdown()
+                if left == 0:
+                    raise ConfigError(_not_connected(engine.address, error)) from error
     try:
         with _news_on_stderr():
             yield ray
@@ -419,5 +424,5 @@ def _check_answers(address: str) -> None:
 def _not_connected(address: str, error: Exception | str) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if not address:
-        return f"a local Ray cluster could not be started ({reason})"
+        return f"a local Ray cluster could not be started ({reason}); [embedding] engine = 'processes' needs none"
     return f"no Ray cluster answers at {address!r}, the setting 'embedding.address' ({reason}); {_HOW}"

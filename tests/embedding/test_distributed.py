@@ -82,6 +82,23 @@ def test_a_run_takes_the_engine_of_its_settings(tmp_path):
         Workspace.open(shop.write(tmp_path), overrides).run_stage("embed")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed (extra: ray)")
+def test_a_local_cluster_that_does_not_start_is_tried_again(monkeypatch):
+    import ray
+
+    tried = []
+
+    def give_up(**settings):
+        tried.append(settings)
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", give_up)
+    with pytest.raises(ConfigError, match=r"could not be started \(The current node .*engine = 'processes'"):
+        run(RayEngine(workers=2), TravellingLetters())
+    assert len(tried) == 3 and all(settings["include_dashboard"] is False for settings in tried)
+    assert tried[0]["_node_ip_address"] == "127.0.0.1" and tried[0]["num_cpus"] == 2
+
+
 def test_workers_fill_the_cluster():
     assert RayEngine()._size({"CPU": 8.0}) == (8, 0.0)
     assert RayEngine(threads=3)._size({"CPU": 8.0}) == (2, 0.0)
