@@ -6,11 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llm_tail.cli.common import AsJson, Overrides, open_workspace, out, print_json, say
+
+if TYPE_CHECKING:
+    from llm_tail.evaluation.compare import Result
 
 Words = Annotated[list[str], typer.Argument(metavar="CONFIG...", help="The TOML files that describe the runs.")]
 Models = Annotated[str | None, typer.Option("--models", metavar="A,B", help="Who is compared; all there are if empty.")]
@@ -53,7 +56,7 @@ def bench(
     how = {"n_bootstrap": settings.bench.n_bootstrap, "seed": settings.seed, "k": settings.bench.k}
     benches, tables = [], []
     for workspace, name in zip(workspaces, names(configs), strict=True):
-        benches.append(room.bench(workspace, name))
+        benches.append(room.bench(workspace, name, tell))
         for note in benches[-1].notes:
             say(f"  {name}: {note}")
         tables.append(room.table_of(benches[-1:], **how))
@@ -70,6 +73,16 @@ def bench(
     else:
         for table in tables:
             out().print(table)
+
+
+def tell(result: Result) -> None:
+    """Say on stderr what a model came to, as soon as it is there: a whole comparison may take hours."""
+    from llm_tail.evaluation.report import short
+
+    ndcg = next(metric for one in result.rankings.values() for metric in one.values if metric.startswith("ndcg@"))
+    figures = " ".join(f"{segment} {short(result.mean(segment, ndcg))}" for segment in result.rankings)
+    spent = sum(result.facts[name] for name in ("tune_seconds", "fit_seconds", "score_seconds"))
+    say(f"  {result.model:<24} seed {result.seed} {spent:7.1f} s  {ndcg}: {figures}")
 
 
 def sorted_out(words: Sequence[str], seeds: str | None) -> tuple[list[Path], list[int]]:

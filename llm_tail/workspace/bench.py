@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +76,7 @@ class Bench:
     notes: list[str] = field(default_factory=list)
 
 
-def bench(workspace: Workspace, name: str = "") -> Bench:
+def bench(workspace: Workspace, name: str = "", on_result: Callable[[Result], None] = lambda result: None) -> Bench:
     """Tune, fit and judge all models of ``[bench]`` on all its seeds; what is finished already is not done again.
 
     Parameters
@@ -85,6 +85,8 @@ def bench(workspace: Workspace, name: str = "") -> Bench:
         The run. The cut of its own seed is its own; the other seeds get runs of their own below ``bench/runs``.
     name : str
         What the data set is called in the table; the name of the run's folder if empty.
+    on_result : callable
+        Told of each result as it is there, those of former calls left out.
 
     Returns
     -------
@@ -106,7 +108,7 @@ def bench(workspace: Workspace, name: str = "") -> Bench:
     NDCG@k of warm, tail, cold and overall on validation; then it is fitted on training alone and judged on the test
     part. A model that chooses by validation inside its own fit, as the hybrid does, is fitted once.
     """
-    return _Benching(workspace, name).run()
+    return _Benching(workspace, name, on_result).run()
 
 
 def table_of(benches: Sequence[Bench], *, n_bootstrap: int = 1000, seed: int = 0, k: int = 20) -> BenchTable:
@@ -150,8 +152,8 @@ def table_of(benches: Sequence[Bench], *, n_bootstrap: int = 1000, seed: int = 0
 class _Benching:
     """One call of `bench`."""
 
-    def __init__(self, workspace: Workspace, name: str) -> None:
-        config = workspace.config
+    def __init__(self, workspace: Workspace, name: str, on_result: Callable[[Result], None]) -> None:
+        config, self.on_result = workspace.config, on_result
         if not config.data.interactions:
             raise ConfigError("a comparison needs interactions and [data] interactions is not set; name the file")
         self.workspace, self.settings = workspace, config.bench
@@ -291,6 +293,7 @@ class _Benching:
                 save_file(arrays, draft.file(PEOPLE))
             bar.skip(until - bar.done)
             bar.advance()
+            self.on_result(result)
         self.done.results.append(result)
         if failed := result.facts.get("failed"):
             n = f"{len(failed)} of {result.facts['n_trials']}"

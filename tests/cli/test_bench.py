@@ -52,6 +52,7 @@ def test_what_failed_is_said_on_stderr_and_under_the_table(configs, monkeypatch)
     monkeypatch.setattr(ItemKnn, "_fit", lambda *_: 1 / 0)
     done = call(configs[0], "--models", "popularity,item-knn", "--seeds", "5", "--trials", "0")
     assert "item-knn failed (seed 5): ZeroDivisionError" in done.stderr
+    assert "popularity               seed 5" in done.stderr and "ndcg@20: warm ." in done.stderr
     assert "item-knn failed (seed 5): ZeroDivisionError" in done.stdout
     assert "no model came to a result" in call(configs[0], "--models", "item-knn", "--seeds", "5", code=1).stderr
 
