@@ -316,15 +316,9 @@ class BenchConfig(Settings):
     """``[bench]``: who is compared on this run's data, on how many cuts of it, with how much tuning."""
 
     models: list[str] = Field([], description="Models that are compared; all there are if empty.")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [], description="Seeds of the cut and of the models, one cut each; the run's own if empty."
-    )
-    trials: int = Field(
-        20, ge=0, le=100_000, description="Settings tried for each model, its defaults first; 0 is the defaults alone."
-    )
-    minutes: float = Field(
-        0.0, ge=0, description="No further settings of a model are tried after this time; 0 is no limit."
-    )
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([], description="One cut each; the run's own seed if empty.")
+    trials: int = Field(20, ge=0, le=100_000, description="Settings tried for each model; 0 is the defaults alone.")
+    minutes: float = Field(0.0, ge=0, description="No more settings of a model after this time; 0 is no limit.")
     k: int = Field(20, ge=1, le=10_000, description="Length of the lists that are judged, on validation and test.")
     max_people: int = Field(4_000, ge=1, description="Most people of validation that settings are judged on.")
     n_bootstrap: int = Field(1000, ge=0, le=100_000, description="Resamples of people behind each interval.")
