@@ -231,9 +231,13 @@ class DropoutNet(Recommender):
             def take() -> None:
                 self.arrays |= net.arrays(liked * self.arrays["scale"][1], texts)
 
+            folded: list[Floats] = []  # every look asks the same people
+
             def score(histories: sp.csr_matrix) -> Floats:
                 take()
-                return self._score(histories)
+                if not folded:
+                    folded.append(self._preferences(histories))
+                return self._rebuild(folded[0])
 
             held = None if validation is None else validation.matrix()
             self.training = descend(
@@ -286,9 +290,14 @@ class DropoutNet(Recommender):
         return als._people(histories)
 
     def _score(self, histories: sp.csr_matrix) -> Floats:
+        return self._rebuild(self._preferences(histories))
+
+    def _rebuild(self, people: Floats) -> Floats:
+        """Return the scores of people given as U, shape (n_people, n_items)."""
         tower = self.arrays
-        people = self._preferences(histories) * tower["scale"][0]
-        hidden = np.tanh(people @ tower["person.0.weight"].T + tower["person.0.bias"])  # (n_histories, hidden)
+        hidden = np.tanh(
+            (people * tower["scale"][0]) @ tower["person.0.weight"].T + tower["person.0.bias"]
+        )  # (n_histories, hidden)
         made = hidden @ tower["person.2.weight"].T + tower["person.2.bias"]  # (n_histories, factors)
         return np.asarray(made @ tower["item_vectors"].T, dtype=np.float32)
 

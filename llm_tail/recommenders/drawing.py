@@ -122,7 +122,7 @@ class PeopleBatches:
         people = rng.permutation(self._people)
         lengths = np.minimum(np.diff(self._indptr)[people], self._max_history)
         number = (np.cumsum(lengths) - lengths) // self._n_events  # of the batch
-        for part in np.split(np.arange(len(people)), np.flatnonzero(np.diff(number)) + 1):
+        for part in np.split(np.arange(len(people)), np.flatnonzero(np.diff(number)) + 1) if len(people) else ():
             yield self._batch(people[part], lengths[part], rng)
 
     def _batch(self, people: Rows, lengths: Rows, rng: np.random.Generator) -> PeopleBatch:

@@ -194,8 +194,9 @@ class SasRec(Recommender):
                 stacklevel=3,
             )
         taken = train.matrix()
+        most = self.max_history + 1  # the last one is asked for
         drawn = PeopleBatches(
-            _in_order(self.histories), self.batch_events, self.negatives, self.max_history, self.seed, ordered=True
+            _in_order(self.histories), self.batch_events, self.negatives, most, self.seed, ordered=True
         )
         with seeded(self.seed):
             net = self._net(embeddings)

@@ -130,7 +130,8 @@ class SequenceNet(nn.Module):
         padded = torch.zeros(batch.n_people, longest, self.table.factors).index_put((person, place), taken)
         there = torch.zeros(batch.n_people, longest, dtype=torch.bool)
         there[person, place] = True
-        query = self.encoder(padded, there)[person, place]  # (n_events, factors): what stands before each event
+        # The last one stands in no input, and so every place is asked for what comes next, as it will be later.
+        query = self.encoder(padded[:, :-1], there[:, :-1])[person, place]  # (n_events, factors)
         others = self.table(torch.from_numpy(batch.candidates), wrong)  # (n_candidates, factors)
         positive = (query * taken).sum(dim=1)  # (6) r = F_t . M_i
         return softmax_loss(positive, query, others, torch.zeros(len(others)), batch)
