@@ -68,6 +68,17 @@ class Runtime(Protocol):
     ) -> Vectors:
         """Return unit vectors, shape (n_texts, dim), float32; the zero vector for a text without words.
 
+        Parameters
+        ----------
+        texts : sequence of str
+            Any number.
+        kind : {"document", "query"}
+            Which prompt stands before them, where the runtime looks at prompts.
+        batch_tokens : int
+            Padded tokens in one batch, >= 1, where the runtime has batches.
+        progress : bool
+            Show a bar on stderr.
+
         Raises
         ------
         DataError
