@@ -255,6 +255,12 @@ class HybridConfig(Settings):
     damping: float = Field(
         0.2, ge=-1, le=2, description="An owned item speaks with popularity^-damping; 0 lets all speak alike."
     )
+    recency: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="What a person took n events ago speaks with recency^n; 1 where no order is known.",
+    )
     neighbors: int = Field(20, ge=1, le=1000, description="Semantic neighbours that an item attends over.")
     temperature: float = Field(0.05, gt=0, le=10, description="Sharpness of the attention; small looks at few.")
     gate: float = Field(0.3, ge=0, le=1000, description="People after whom an item trusts itself as much as others.")
@@ -267,7 +273,9 @@ class HybridConfig(Settings):
         le=100,
         description="What an item without evidence borrows from the texts, beside its neighbours' IDs.",
     )
-    tune: bool = Field(True, description="Choose ridge, pull, damping, gate, borrow and text weights on validation.")
+    tune: bool = Field(
+        True, description="Choose ridge, pull, damping, recency, gate, borrow and text weights by validation."
+    )
     learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
     max_items: int = Field(30_000, ge=1, description="Most items with interactions that the closed form takes.")
 

@@ -243,7 +243,7 @@ class Recommender(ABC):
         users : sequence of str, optional
             Known people; all of them if neither this nor `history` is given.
         history : sequence of str, optional
-            Item ids of one person who need not be known; no refit is needed.
+            Item ids of one person who need not be known, the latest last for models that look at order. No refit.
         k : int
             How many; fewer come back where there are fewer candidates.
         candidates : sequence of str, or bool mask of shape (n_items,), optional

@@ -13,6 +13,7 @@ from llm_tail.progress import Bar
 from llm_tail.recommenders.collaborative import GramFitter
 from llm_tail.recommenders.fusion import Floats, Signals, speech, text_signal
 from llm_tail.recommenders.learning import Neighborhood, PretendCold, attend, learn_attention
+from llm_tail.recommenders.recency import weigh
 from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, is_better, objective
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ CHEAP: dict[str, Sequence[float]] = {
     "gate": (0.1, 0.3, 1.0, 3.0),
 }
 PENALTIES = ((50.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
+RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
 ROUNDS = 2
@@ -49,6 +51,8 @@ class Chooser:
         Where to begin.
     seed : int
         Seeds the draw of people and the training.
+    aged : csr_matrix, shape (n_users, n_items), optional
+        `recency.ages` of what `train` holds, where its order is known.
 
     Notes
     -----
@@ -65,12 +69,14 @@ class Chooser:
         attention: NeighborAttention,
         config: HybridConfig,
         seed: int,
+        aged: sp.csr_matrix | None = None,
     ) -> None:
         self.task = ValidationTask.build(train, validation, seed=seed)
         self.fitter = GramFitter(train, vectors, config.text_ridge, config.max_items)
         self.config, self.attention, self.seed = config, attention, seed
         self._train, self._vectors, self._neighborhood = train, vectors, neighborhood
         self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
+        self._aged = None if aged is None else aged[self.task.users]
         self._signals: tuple[Any, Signals] | None = None
         self._text: tuple[Any, Floats] | None = None
 
@@ -84,7 +90,8 @@ class Chooser:
             record["tuned"] = self.measure(self.config)
         if self.config.learn:
             record["attention"] = self._learn()
-        record["settings"] = {name: getattr(self.config, name) for name in ("ridge", "pull", "damping", *CHEAP)}
+        names = ("ridge", "pull", "damping", *CHEAP, *(() if self._aged is None else ("recency",)))
+        record["settings"] = {name: getattr(self.config, name) for name in names}
         return record
 
     def measure(self, config: HybridConfig) -> dict[str, float]:
@@ -97,6 +104,8 @@ class Chooser:
     def _tune(self) -> None:
         penalties = [] if len(self.fitter.warm) > FAST_ITEMS else PENALTIES
         costly = [{"ridge": ridge, "pull": pull} for ridge, pull in penalties] + [{"damping": d} for d in DAMPINGS]
+        if self._aged is not None:
+            costly = [{"recency": r} for r in RECENCIES] + costly
         with Bar("tuning on validation", total=1 + ROUNDS * (len(costly) + 1)) as bar:
             best, quality = coordinate_search(self.config, CHEAP, self._quality, passes=1)
             bar.advance(1)
@@ -148,15 +157,17 @@ class Chooser:
         return attend(attention, self._neighborhood, self._vectors, self._vectors[self.fitter.warm])
 
     def _damped(self, histories: sp.csr_matrix, config: HybridConfig) -> sp.csr_matrix:
+        """Return histories in which an item speaks as loud as it does in a score."""
         return sp.csr_matrix(histories @ sp.diags(speech(self._counts, config)))
 
     def _signals_of(self, config: HybridConfig) -> Signals:
         """Return the signals of the people asked; the last ones made are kept."""
-        key = (config.ridge, config.pull, config.damping)
+        key = (config.ridge, config.pull, config.damping, config.recency)
         if self._signals is None or self._signals[0] != key:
-            histories = self._damped(self.task.histories, config)
-            if self._text is None or self._text[0] != config.damping:
-                self._text = (config.damping, text_signal(histories, self._vectors, config.kernel_power))
+            taken = self.task.histories if self._aged is None else weigh(self._aged, config.recency)
+            histories = self._damped(taken, config)
+            if self._text is None or self._text[0] != key[2:]:
+                self._text = (key[2:], text_signal(histories, self._vectors, config.kernel_power))
             collaborative = self.fitter.fit(config.ridge, config.pull)
             text, power = self._text[1], config.kernel_power
             self._signals = (key, Signals.of(histories, collaborative, self._borrowing, self._vectors, power, text))

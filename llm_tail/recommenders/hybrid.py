@@ -10,7 +10,7 @@ The score of item i for a person is a sum over the items h that the person owns:
     g_i  = n_i / (n_i + gate): how far an item with n_i people trusts its own ID; 0 where it is cold
     b    scale of what is borrowed
     t_i  = text_weight + (1 - g_i) b thin_text_weight; m makes the text signal as large as the own one
-    w_h  = n_h^-damping: items that everybody owns say less of a person
+    w_h  = n_h^-damping recency^age_h: items that everybody owns say less of a person, and so do those taken long ago
 
 A cold item the person owns has no row in B; it speaks through its neighbours' rows. Nothing in the sum depends on who
 the person is, so a new person needs no refit, and nothing but v_i is needed of a new item.
@@ -19,7 +19,6 @@ the person is, so a new person needs no refit, and nothing but v_i is needed of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -33,7 +32,11 @@ from llm_tail.data.splits import split_cold_items
 from llm_tail.errors import DataError
 from llm_tail.recommenders.base import Recommender
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, check_size
+from llm_tail.recommenders.explaining import Explanation, audience, explain
 from llm_tail.recommenders.fusion import Floats, Signals, speech, text_kernel, text_weights, trust
+from llm_tail.recommenders.recency import aged_history, ages, is_ordered, weigh
+
+__all__ = ["Explanation", "HybridRecommender"]
 
 if TYPE_CHECKING:
     from llm_tail.embedding.store import Embeddings
@@ -46,38 +49,6 @@ NOT_TEXT = {"similar", "taken_together"}
 MASS_USERS = 2000  # people on whom the two signals are brought to one scale
 BLOCK_BYTES = 64 << 20
 WHOLE_BYTES = 2 << 30  # a larger score matrix is not kept; its rows are made when somebody owns them
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why an item was recommended to a person.
-
-    Attributes
-    ----------
-    item, user : str
-        `user` is empty where a history was given.
-    score : float
-        The score; `own` + `borrowed` + `text`.
-    own, borrowed, text : float
-        What the item's own ID, its semantic neighbours and the words said.
-    because : list of (item_id, float)
-        The owned items that spoke for or against it and how much of the score each brought, most first.
-    neighbors : list of (item_id, float)
-        The neighbours it borrowed from and their attention weights, which sum to at most 1, most first.
-    """
-
-    item: str
-    user: str
-    score: float
-    own: float
-    borrowed: float
-    text: float
-    because: list[tuple[str, float]]
-    neighbors: list[tuple[str, float]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the explanation as JSON-like values."""
-        return asdict(self)
 
 
 class HybridRecommender(Recommender):
@@ -100,6 +71,9 @@ class HybridRecommender(Recommender):
 
     Notes
     -----
+    Where training has times or positions, ``recommend(history=[...])`` reads the list in that order, the latest last;
+    otherwise, or with ``recency`` 1, its order does not matter.
+
     Fit: O(n_warm^3) time for each pair of penalties tried, about 20 n_warm^2 bytes and up to 2 GiB for the matrix of
     scores. Score: one product of a sparse history with that matrix; past 23,000 items its rows are made as they are
     asked for, O(dim n_items) for each item owned.
@@ -141,17 +115,36 @@ class HybridRecommender(Recommender):
             )
         check_size(self.histories, self.config.max_items)  # before an hour is spent on choosing
         self._place(embeddings)
+        if not is_ordered(train):
+            self.config = self.config.replace(recency=1.0)
+        taken = train.matrix()
         attention = self._new_attention(graph)
         fitter = None
         if self.config.tune or self.config.learn:
             fitter = self._choose(train, validation, graph, attention)
-        fitter = fitter or GramFitter(self.histories, self._vectors, self.config.text_ridge, self.config.max_items)
+        fitter = fitter or GramFitter(taken, self._vectors, self.config.text_ridge, self.config.max_items)
         self._collaborative = fitter.fit(self.config.ridge, self.config.pull)
-        self._counts = _counts(self.histories)
+        self._counts = _counts(taken)
         self._learned = {name: tensor.numpy() for name, tensor in attention.state_dict().items()}
         self._borrowing = self._attend(attention, self._neighborhood(self._counts, graph))
+        self._take(ages(train) if is_ordered(train) else None)
         self._mass = self._text_mass()
         self._assemble()
+
+    def _take(self, aged: sp.csr_matrix | None) -> None:
+        """Keep how old everything in the histories is, and weigh them by it; None where nobody knows."""
+        self._ages = aged
+        if aged is not None:
+            self.histories = weigh(aged, self.config.recency)
+
+    def history_matrix(self, events: Interactions) -> sp.csr_matrix:
+        """Return the events as histories in which an item of age n counts recency^n; 1 where no order is known."""
+        aged = self.config.recency < 1.0 and is_ordered(events)
+        return weigh(ages(events), self.config.recency) if aged else events.matrix()
+
+    def _history(self, item_ids: Sequence[str]) -> sp.csr_matrix:
+        rows = [self.items.row(x) for x in item_ids]
+        return weigh(aged_history(rows, len(self.items)), self.config.recency)
 
     def _choose(
         self,
@@ -163,14 +156,15 @@ class HybridRecommender(Recommender):
         """Set the best settings and attention; return what can solve for the final matrix, if that is at hand."""
         from llm_tail.recommenders.choosing import Chooser
 
-        inner, outer = self.histories, None if validation is None else validation.matrix()
+        inner, outer = train, None if validation is None else validation.matrix()
         given = outer is not None and outer.nnz > 0
         if not given:
             inner, outer = self._inner_split(train)
         if outer is None or outer.nnz == 0:  # too few events to hold any back
             return None
-        neighborhood = self._neighborhood(_counts(inner), graph)
-        chooser = Chooser(inner, outer, self._vectors, neighborhood, attention, self.config, self.seed)
+        taken, aged = inner.matrix(), ages(inner) if is_ordered(inner) else None
+        neighborhood = self._neighborhood(_counts(taken), graph)
+        chooser = Chooser(taken, outer, self._vectors, neighborhood, attention, self.config, self.seed, aged)
         self.training = chooser.choose()
         self.config = chooser.config
         return chooser.fitter if given else None
@@ -210,14 +204,14 @@ class HybridRecommender(Recommender):
         attention.load_state_dict({n: torch.as_tensor(a).reshape(shapes[n]) for n, a in self._learned.items()})
         return attention
 
-    def _inner_split(self, train: Interactions) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
+    def _inner_split(self, train: Interactions) -> tuple[Interactions, sp.csr_matrix | None]:
         """Cut training itself, for want of validation interactions; None where nothing would be left to learn from."""
         try:
             split = split_cold_items(train, self.items, cold_share=0.1, held_share=0.1, seed=self.seed)
         except DataError:
-            return self.histories, None
+            return train, None
         held = split.validation.matrix() + split.test.matrix()
-        return split.train.matrix(), sp.csr_matrix(held)
+        return split.train, sp.csr_matrix(held)
 
     def _neighborhood(
         self, counts: NDArray[np.int64], graph: ItemGraph | None, items: Rows | None = None
@@ -341,38 +335,11 @@ class HybridRecommender(Recommender):
         ------
         UnknownIdError, NotFittedError, DataError
         """
-        self._check_fitted()
-        if (user is None) == (history is None):
-            raise DataError("give a user or a history, one of them")
-        row = self.items.row(item)
-        person = self.histories[self.users.row(user)] if user is not None else self._history(history or [])
-        owned, weight = person.indices.astype(np.int64), person.data
-        own, borrowed, text = ((part[:, row] * weight).astype(np.float64) for part in self._rows(owned))
-        brought = own + borrowed + text
-        best = [i for i in np.argsort(-brought, kind="stable")[:n] if brought[i] != 0]
-        lenders = self._borrowing[row]
-        order = np.argsort(-lenders.data, kind="stable")[:n]
-        warm = self._collaborative.warm
-        return Explanation(
-            item,
-            user or "",
-            float(brought.sum()),
-            float(own.sum()),
-            float(borrowed.sum()),
-            float(text.sum()),
-            [(self.items[owned[i]], float(brought[i])) for i in best],
-            [(self.items[warm[lenders.indices[i]]], float(lenders.data[i])) for i in order],
-        )
+        return explain(self, item, user=user, history=history, n=n)
 
     def audience(self, item: str, k: int = 5) -> list[tuple[str, float]]:
         """Return the k known people to whom `item` fits best and who do not have it, with their scores."""
-        self._check_fitted()
-        row = self.items.row(item)
-        scores = np.asarray(self.histories @ self._column(row), dtype=np.float32)
-        scores[self._seen[:, row].nonzero()[0]] = -np.inf
-        scores[np.diff(self.histories.indptr) == 0] = -np.inf
-        best = np.argsort(-scores, kind="stable")[:k]
-        return [(self.users[u], float(scores[u])) for u in best if np.isfinite(scores[u])]
+        return audience(self, item, k)
 
     def add_items(self, embeddings: Embeddings) -> Self:
         """Take in items that were not there at `fit`; they can be recommended at once, from their text alone.
@@ -405,6 +372,7 @@ class HybridRecommender(Recommender):
         self._borrowing = sp.vstack([self._borrowing, lent], format="csr")
         self.items = IdMap([*self.items, *embeddings.ids], "item")
         self.histories, self._seen = (_widened(matrix, n_new) for matrix in (self.histories, self._seen))
+        self._ages = None if self._ages is None else _widened(self._ages, n_new)
         self._assemble()
         return self
 
@@ -414,17 +382,21 @@ class HybridRecommender(Recommender):
         return {"config": self.config.model_dump(), "seed": self.seed}
 
     def _state(self) -> dict[str, NDArray[Any]]:
-        return {f"attention.{name}": array for name, array in self._learned.items()} | {
-            "collaborative": self._collaborative.weights,
-            "warm": self._collaborative.warm,
-            "borrowing.data": self._borrowing.data,
-            "borrowing.indices": self._borrowing.indices,
-            "borrowing.indptr": self._borrowing.indptr,
-            "vectors": self._vectors,
-            "centre": self._centre,
-            "counts": self._counts,
-            "mass": np.array([self._mass]),
-        }
+        return (
+            {f"attention.{name}": array for name, array in self._learned.items()}
+            | {
+                "collaborative": self._collaborative.weights,
+                "warm": self._collaborative.warm,
+                "borrowing.data": self._borrowing.data,
+                "borrowing.indices": self._borrowing.indices,
+                "borrowing.indptr": self._borrowing.indptr,
+                "vectors": self._vectors,
+                "centre": self._centre,
+                "counts": self._counts,
+                "mass": np.array([self._mass]),
+            }
+            | ({} if self._ages is None else {"ages": self._ages.data})
+        )
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._collaborative = CollaborativeEmbeddings(state["collaborative"], state["warm"])
@@ -436,6 +408,10 @@ class HybridRecommender(Recommender):
         )
         self._learned = {k.removeprefix("attention."): v for k, v in state.items() if k.startswith("attention.")}
         self._relations = [""] * len(self._learned["relations"])  # their names no longer matter
+        kept = self.histories
+        self._take(
+            sp.csr_matrix((state["ages"], kept.indices, kept.indptr), shape=kept.shape) if "ages" in state else None
+        )
         self._assemble()
 
 
