@@ -139,16 +139,15 @@ def ease_teacher(train: Interactions, *, balance: float = 0.0, ridge: float = RI
         )
     weights = ease_weights(taken[:, warm].T @ taken[:, warm], ridge)  # (n_warm, n_warm)
     scale = counts[warm].astype(np.float64) ** ((1 - balance) / 2)
-    rows, columns, values = [], [], []
+    parts = []
     for start in range(0, len(warm), BLOCK):
         block = slice(start, start + BLOCK)
         both = (weights[block] + weights[:, block].T) / 2  # (n_block, n_warm)
-        row, column = np.nonzero(both > LEAST_TAUGHT)
-        values.append((both[row, column] * scale[row + start] * scale[column]).astype(np.float32))
-        rows.append(warm[row + start])
-        columns.append(warm[column])
-    places = (np.concatenate(rows), np.concatenate(columns)) if rows else ([], [])
-    return sp.csr_matrix((np.concatenate(values) if rows else [], places), (len(counts), len(counts)), dtype=np.float32)
+        scaled = np.where(both > LEAST_TAUGHT, both * scale[block, None] * scale, 0.0)
+        parts.append(sp.csr_matrix(scaled.astype(np.float32)))
+    place = sp.csr_matrix((np.ones(len(warm), np.float32), (warm, np.arange(len(warm)))), (len(counts), len(warm)))
+    tied = sp.vstack(parts, format="csr") if parts else sp.csr_matrix(np.zeros((0, 0), np.float32))
+    return sp.csr_matrix(place @ tied @ place.T)
 
 
 def held_out_of(workspace: Workspace, split: Split) -> Interactions:
