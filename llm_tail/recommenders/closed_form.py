@@ -87,6 +87,35 @@ def text_weights(vectors: NDArray[Any], ridge: float) -> Weights:
     By Woodbury only a dim x dim matrix is inverted: with H = V (V'V + ridge I)^-1 V', S_ij = H_ij / (1 - H_jj).
     O(n^2 dim) time, n^2 float32 memory.
     """
+    left, right, _ = text_factors(vectors, ridge)
+    weights = left @ right.T  # (n_items, n_items)
+    np.fill_diagonal(weights, 0.0)
+    return np.asarray(weights, dtype=np.float32)
+
+
+def text_factors(vectors: NDArray[Any], ridge: float) -> tuple[Weights, Weights, Weights]:
+    """Return S of `text_weights` without ever holding it: S = left right' - diag(own).
+
+    Parameters
+    ----------
+    vectors : array, shape (n_items, dim)
+    ridge : float
+        As in `text_weights`.
+
+    Returns
+    -------
+    left, right : array of float32, shape (n_items, dim)
+    own : array of float32, shape (n_items,)
+
+    Raises
+    ------
+    ConfigError
+        If `ridge` is not above 0.
+
+    Notes
+    -----
+    O(n_items dim^2) time, O(n_items dim) memory.
+    """
     if not ridge > 0:
         raise ConfigError(f"ridge is {ridge}, expected a number above 0")
     exact = np.asarray(vectors, dtype=np.float64)
@@ -94,9 +123,9 @@ def text_weights(vectors: NDArray[Any], ridge: float) -> Weights:
     covariance[np.diag_indices_from(covariance)] += ridge
     half = exact @ np.linalg.inv(np.linalg.cholesky(covariance)).T  # (n_items, dim); H = half half'
     leverage = np.einsum("nd,nd->n", half, half)  # (n_items,)
-    weights = half.astype(np.float32) @ (half / (1.0 - leverage)[:, None]).astype(np.float32).T  # (n_items, n_items)
-    np.fill_diagonal(weights, 0.0)
-    return np.asarray(weights, dtype=np.float32)
+    right = half / (1.0 - leverage)[:, None]
+    own = leverage / (1.0 - leverage)
+    return half.astype(np.float32), right.astype(np.float32), own.astype(np.float32)
 
 
 def l3ae_weights(gram: NDArray[Any] | sp.spmatrix | sp.sparray, text: Weights, ridge: float, pull: float) -> Weights:

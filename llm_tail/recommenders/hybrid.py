@@ -18,7 +18,7 @@ the person is, so a new person needs no refit, and nothing but v_i is needed of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -26,15 +26,17 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from llm_tail.config import HybridConfig
-from llm_tail.data.ids import IdMap, Rows
+from llm_tail.data.ids import Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.data.splits import split_cold_items
 from llm_tail.errors import DataError
 from llm_tail.recommenders.base import Recommender
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, check_size
 from llm_tail.recommenders.explaining import Explanation, audience, explain
-from llm_tail.recommenders.fusion import Floats, Signals, speech, text_kernel, text_weights, trust
+from llm_tail.recommenders.fusion import Floats, Signals, speech
 from llm_tail.recommenders.recency import aged_history, ages, is_ordered, weigh
+from llm_tail.recommenders.scoring import ScoreMatrix
+from llm_tail.recommenders.updates import update
 
 __all__ = ["Explanation", "HybridRecommender"]
 
@@ -47,11 +49,9 @@ if TYPE_CHECKING:
 # Who took what says nothing of a cold item, and "similar" is what the attention looks at anyway.
 NOT_TEXT = {"similar", "taken_together"}
 MASS_USERS = 2000  # people on whom the two signals are brought to one scale
-BLOCK_BYTES = 64 << 20
-WHOLE_BYTES = 2 << 30  # a larger score matrix is not kept; its rows are made when somebody owns them
 
 
-class HybridRecommender(Recommender):
+class HybridRecommender(ScoreMatrix, Recommender):
     """The hybrid of ID embeddings, attention over semantic neighbours, and words.
 
     Parameters
@@ -128,6 +128,7 @@ class HybridRecommender(Recommender):
         self._learned = {name: tensor.numpy() for name, tensor in attention.state_dict().items()}
         self._borrowing = self._attend(attention, self._neighborhood(self._counts, graph))
         self._take(ages(train) if is_ordered(train) else None)
+        self._unlearned: sp.csr_matrix | None = None  # what `update` put into the histories and nowhere else
         self._mass = self._text_mass()
         self._assemble()
 
@@ -237,82 +238,6 @@ class HybridRecommender(Recommender):
         histories = sp.csr_matrix(self.histories[people] @ sp.diags(speech(self._counts, self.config)))
         return Signals.of(histories, self._collaborative, None, self._vectors, self.config.kernel_power).mass
 
-    # ---- the matrix of scores
-
-    def _rows(self, owned: Rows) -> tuple[Floats, Floats, Floats]:
-        """Return the own, borrowed and text part of what owned items say, each of shape (n_owned, n_items)."""
-        n, warm = len(self._vectors), self._collaborative.warm
-        place = np.full(n, -1, dtype=np.int64)
-        place[warm] = np.arange(len(warm))
-        is_warm = place[owned] >= 0
-        said = np.empty((len(owned), len(warm)), dtype=np.float32)  # what each owned item says of the warm items
-        said[is_warm] = self._collaborative.weights[place[owned[is_warm]]]
-        said[~is_warm] = self._borrowing[owned[~is_warm]] @ self._collaborative.weights
-        voice = speech(self._counts, self.config)[owned][:, None]  # (n_owned, 1)
-        said *= voice
-        own_share = trust(self._counts, self.config)
-        own = np.zeros((len(owned), n), dtype=np.float32)
-        own[:, warm] = said * own_share[warm]
-        borrowed = np.ascontiguousarray((self._borrowing @ said.T).T)  # (n_owned, n_items)
-        borrowed *= (1.0 - own_share) * np.float32(self.config.borrow)
-        text = text_kernel(self._vectors[owned], self._vectors, self.config.kernel_power)
-        text *= text_weights(self._counts, self.config) * np.float32(self._mass) * voice
-        for part in (own, borrowed, text):
-            part[np.arange(len(owned)), owned] = 0.0  # no item speaks for itself
-        return own, borrowed, text
-
-    def _assemble(self) -> None:
-        """Add the parts up once, where the whole matrix is small enough to be kept."""
-        n = len(self._vectors)
-        self._weights: Floats | None = None
-        if 4 * n * n <= WHOLE_BYTES:
-            self._weights = np.empty((n, n), dtype=np.float32)
-            for owned, rows in self._blocks(np.arange(n)):
-                self._weights[owned] = rows
-
-    def _blocks(self, owned: Rows) -> Iterator[tuple[Rows, Floats]]:
-        """Yield items and what they say, shape (n_block, n_items), block by block."""
-        block = max(1, BLOCK_BYTES // (4 * len(self._vectors)))
-        for start in range(0, len(owned), block):
-            part = owned[start : start + block]
-            own, borrowed, text = self._rows(part)
-            own += borrowed
-            own += text
-            yield part, own
-
-    def _score(self, histories: sp.csr_matrix) -> NDArray[Any]:
-        if self._weights is not None:
-            return np.asarray(histories @ self._weights)
-        scores = np.zeros(histories.shape, dtype=np.float32)
-        columns = histories.tocsc()
-        for owned, rows in self._blocks(np.unique(histories.indices).astype(np.int64)):
-            scores += columns[:, owned].tocsr() @ rows
-        return scores
-
-    def _column(self, row: int) -> Floats:
-        """Return what every item says of one item, shape (n_items,)."""
-        warm, weights = self._collaborative.warm, self._collaborative.weights
-        own_share = trust(self._counts[[row]], self.config)[0]
-        lenders = self._borrowing[row]
-        said = (weights[:, lenders.indices] @ lenders.data) * ((1.0 - own_share) * np.float32(self.config.borrow))
-        place = np.flatnonzero(warm == row)
-        if len(place):
-            said += own_share * weights[:, place[0]]
-        column = np.asarray(self._borrowing @ said, dtype=np.float32)  # what cold items say, through their neighbours
-        column[warm] = said
-        text = text_kernel(self._vectors, self._vectors[[row]], self.config.kernel_power)[:, 0]
-        column += text * (text_weights(self._counts[[row]], self.config)[0] * np.float32(self._mass))
-        column *= speech(self._counts, self.config)
-        column[row] = 0.0
-        return column
-
-    def _popularity(self) -> NDArray[Any]:
-        """Return own popularity where there is evidence, that of the neighbours where there is none."""
-        counts = self._counts.astype(np.float32)
-        own_share = trust(self._counts, self.config)
-        lent = self._borrowing @ counts[self._collaborative.warm]
-        return np.asarray(own_share * counts + (1.0 - own_share) * self.config.borrow * lent)
-
     # ---- answers
 
     def explain(
@@ -358,22 +283,63 @@ class HybridRecommender(Recommender):
         -----
         No refit: O(n_new n_items dim) for their neighbours, and one assembly of the score matrix.
         """
-        self._check_fitted()
-        known = [x for x in embeddings.ids if x in self.items]
-        if known:
-            raise DataError(f"{len(known)} items are there already, such as {', '.join(known[:3])}")
-        if embeddings.dim != self._vectors.shape[1]:
-            raise DataError(f"vectors are {embeddings.dim} wide, expected {self._vectors.shape[1]}")
-        n_old, n_new = len(self.items), len(embeddings)
-        self._vectors = np.vstack([self._vectors, self._centred(embeddings.vectors)])
-        self._counts = np.concatenate([self._counts, np.zeros(n_new, dtype=np.int64)])
-        new = np.arange(n_old, n_old + n_new)
-        lent = self._attend(self._learned_attention(), self._neighborhood(self._counts, None, new), new)
-        self._borrowing = sp.vstack([self._borrowing, lent], format="csr")
-        self.items = IdMap([*self.items, *embeddings.ids], "item")
-        self.histories, self._seen = (_widened(matrix, n_new) for matrix in (self.histories, self._seen))
-        self._ages = None if self._ages is None else _widened(self._ages, n_new)
-        self._assemble()
+        return self.update(new_items=embeddings)
+
+    def update(
+        self,
+        new_items: Embeddings | None = None,
+        new_interactions: Interactions | None = None,
+        *,
+        fold: bool = True,
+    ) -> Self:
+        """Take in new items, new people and new events, without a refit and with the settings as they are.
+
+        Parameters
+        ----------
+        new_items : Embeddings, optional
+            Of items that are not there yet, by the same encoder: they can be recommended at once, by their text.
+        new_interactions : Interactions, optional
+            What happened since: of people known or new, on items known or in `new_items`. Where the model knows of
+            order, these events come after all it has.
+        fold : bool
+            True lets what is learned follow: items get an own ID embedding as people take them, trust it more, and
+            lend it to others. False only lengthens the histories, which is enough to answer a person's last clicks
+            and costs next to nothing.
+
+        Returns
+        -------
+        self
+            What each call did and which equations it solved stands in ``training["updates"]``.
+
+        Raises
+        ------
+        DataError
+            If an item is there already, or an event names one that is nowhere, or the width differs. Nothing is
+            changed then.
+
+        Notes
+        -----
+        Against a refit with the same settings: counts, gates, histories and the ID embeddings of all items that the
+        people concerned have are exact, those of other items are old but for what they are told by the former, which
+        is of second order (see `folding`; above a quarter of all items everything is solved again and exact).
+        Neighbours are exact; ties of the graph are not heard where an item's neighbours have changed, and the scale of
+        the texts, the centre of the vectors and the trained attention stay.
+
+        Costs the solution (`folding.fold_in`), O(n_new n_items dim) for neighbours, and one assembly of the scores.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from llm_tail.embedding.store import Embeddings
+        >>> train = Interactions.from_pairs([("ann", "a"), ("bob", "b")])
+        >>> hybrid = HybridRecommender({"tune": False, "learn": False}).fit(train, Embeddings("ab", np.eye(2)))
+        >>> news = Interactions.from_pairs([("eve", "c"), ("eve", "b")])
+        >>> hybrid.update(Embeddings("c", np.array([[1.0, 0.5]])), news)
+        HybridRecommender(hybrid, 3 people, 3 items)
+        >>> hybrid.recommend(["bob"], k=1)[0][0][0]
+        'c'
+        """
+        update(self, new_items, new_interactions, fold)
         return self
 
     # ---- on disk
@@ -382,21 +348,22 @@ class HybridRecommender(Recommender):
         return {"config": self.config.model_dump(), "seed": self.seed}
 
     def _state(self) -> dict[str, NDArray[Any]]:
-        return (
-            {f"attention.{name}": array for name, array in self._learned.items()}
-            | {
-                "collaborative": self._collaborative.weights,
-                "warm": self._collaborative.warm,
-                "borrowing.data": self._borrowing.data,
-                "borrowing.indices": self._borrowing.indices,
-                "borrowing.indptr": self._borrowing.indptr,
-                "vectors": self._vectors,
-                "centre": self._centre,
-                "counts": self._counts,
-                "mass": np.array([self._mass]),
-            }
-            | ({} if self._ages is None else {"ages": self._ages.data})
-        )
+        state = {f"attention.{name}": array for name, array in self._learned.items()} | {
+            "collaborative": self._collaborative.weights,
+            "warm": self._collaborative.warm,
+            "borrowing.data": self._borrowing.data,
+            "borrowing.indices": self._borrowing.indices,
+            "borrowing.indptr": self._borrowing.indptr,
+            "vectors": self._vectors,
+            "centre": self._centre,
+            "counts": self._counts,
+            "mass": np.array([self._mass]),
+        }
+        if self._ages is not None:
+            state["ages"] = self._ages.data
+        if self._unlearned is not None:
+            state["unlearned"] = np.stack(self._unlearned.nonzero()).astype(np.int64)  # (2, n_events)
+        return state
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._collaborative = CollaborativeEmbeddings(state["collaborative"], state["warm"])
@@ -408,9 +375,11 @@ class HybridRecommender(Recommender):
         )
         self._learned = {k.removeprefix("attention."): v for k, v in state.items() if k.startswith("attention.")}
         self._relations = [""] * len(self._learned["relations"])  # their names no longer matter
-        kept = self.histories
-        self._take(
-            sp.csr_matrix((state["ages"], kept.indices, kept.indptr), shape=kept.shape) if "ages" in state else None
+        shape, kept, aged = self.histories.shape, self.histories, state.get("ages")
+        self._take(None if aged is None else sp.csr_matrix((aged, kept.indices, kept.indptr), shape=shape))
+        late = state.get("unlearned")
+        self._unlearned = (
+            None if late is None else sp.csr_matrix((np.ones(late.shape[1], np.float32), tuple(late)), shape=shape)
         )
         self._assemble()
 
@@ -418,8 +387,3 @@ class HybridRecommender(Recommender):
 def _counts(matrix: sp.csr_matrix) -> NDArray[np.int64]:
     """Return how many people took each item, shape (n_items,)."""
     return np.asarray(matrix.sum(axis=0)).ravel().astype(np.int64)
-
-
-def _widened(matrix: sp.csr_matrix, n: int) -> sp.csr_matrix:
-    """Return the matrix with `n` empty columns more."""
-    return sp.csr_matrix((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], matrix.shape[1] + n))

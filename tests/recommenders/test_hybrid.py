@@ -11,7 +11,7 @@ from llm_tail.data.interactions import Interactions
 from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import DataError, NotFittedError, UnknownIdError
 from llm_tail.neighbors.graph import ItemGraph
-from llm_tail.recommenders import hybrid as hybrid_module
+from llm_tail.recommenders import scoring
 from llm_tail.recommenders.hybrid import HybridRecommender
 
 from .contracts import RecommenderContract
@@ -352,7 +352,7 @@ def test_people_without_history_are_given_popularity_that_cold_items_inherit(pla
 
 
 def test_blocks_change_nothing(shelf, plain, monkeypatch):
-    monkeypatch.setattr(hybrid_module, "BLOCK_BYTES", 4 * len(shelf.ids) * 5)
+    monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * len(shelf.ids) * 5)
     again = HybridRecommender(PLAIN | {"ridge": 5.0}).fit(shelf.train, shelf.embeddings)
     np.testing.assert_allclose(again._weights, plain._weights, rtol=1e-5, atol=1e-6)
 
@@ -443,7 +443,7 @@ def test_a_matrix_too_large_to_keep_gives_the_same_answers(shelf, plain, chosen,
     for model in (plain, chosen):
         kept = model.score(model.histories)
         column = model._column(40)
-        monkeypatch.setattr(hybrid_module, "WHOLE_BYTES", 0)
+        monkeypatch.setattr(scoring, "WHOLE_BYTES", 0)
         model.save(tmp_path / "model")
         lean = HybridRecommender.load(tmp_path / "model")
         monkeypatch.undo()

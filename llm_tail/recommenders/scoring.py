@@ -1,0 +1,107 @@
+"""The matrix of scores: what every owned item says of every item, whole where it is small, made as asked where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from llm_tail.config import HybridConfig
+from llm_tail.data.ids import Rows
+from llm_tail.recommenders.collaborative import CollaborativeEmbeddings
+from llm_tail.recommenders.fusion import Floats, speech, text_kernel, text_weights, trust
+
+BLOCK_BYTES = 64 << 20
+WHOLE_BYTES = 2 << 30  # a larger score matrix is not kept; its rows are made when somebody owns them
+
+
+class ScoreMatrix:
+    """What a fitted hybrid says, as a matrix of shape (n_items, n_items): rows are owned, columns are scored.
+
+    The formula stands in `hybrid`. This is a part of `HybridRecommender`, which sets what is named here.
+    """
+
+    config: HybridConfig
+    _vectors: Floats
+    _counts: NDArray[np.int64]
+    _collaborative: CollaborativeEmbeddings
+    _borrowing: sp.csr_matrix
+    _mass: float
+    _weights: Floats | None
+
+    def _rows(self, owned: Rows) -> tuple[Floats, Floats, Floats]:
+        """Return the own, borrowed and text part of what owned items say, each of shape (n_owned, n_items)."""
+        n, warm = len(self._vectors), self._collaborative.warm
+        place = np.full(n, -1, dtype=np.int64)
+        place[warm] = np.arange(len(warm))
+        is_warm = place[owned] >= 0
+        said = np.empty((len(owned), len(warm)), dtype=np.float32)  # what each owned item says of the warm items
+        said[is_warm] = self._collaborative.weights[place[owned[is_warm]]]
+        said[~is_warm] = self._borrowing[owned[~is_warm]] @ self._collaborative.weights
+        voice = speech(self._counts, self.config)[owned][:, None]  # (n_owned, 1)
+        said *= voice
+        own_share = trust(self._counts, self.config)
+        own = np.zeros((len(owned), n), dtype=np.float32)
+        own[:, warm] = said * own_share[warm]
+        borrowed = np.ascontiguousarray((self._borrowing @ said.T).T)  # (n_owned, n_items)
+        borrowed *= (1.0 - own_share) * np.float32(self.config.borrow)
+        text = text_kernel(self._vectors[owned], self._vectors, self.config.kernel_power)
+        text *= text_weights(self._counts, self.config) * np.float32(self._mass) * voice
+        for part in (own, borrowed, text):
+            part[np.arange(len(owned)), owned] = 0.0  # no item speaks for itself
+        return own, borrowed, text
+
+    def _assemble(self) -> None:
+        """Add the parts up once, where the whole matrix is small enough to be kept."""
+        n = len(self._vectors)
+        self._weights: Floats | None = None
+        if 4 * n * n <= WHOLE_BYTES:
+            self._weights = np.empty((n, n), dtype=np.float32)
+            for owned, rows in self._blocks(np.arange(n)):
+                self._weights[owned] = rows
+
+    def _blocks(self, owned: Rows) -> Iterator[tuple[Rows, Floats]]:
+        """Yield items and what they say, shape (n_block, n_items), block by block."""
+        block = max(1, BLOCK_BYTES // (4 * len(self._vectors)))
+        for start in range(0, len(owned), block):
+            part = owned[start : start + block]
+            own, borrowed, text = self._rows(part)
+            own += borrowed
+            own += text
+            yield part, own
+
+    def _score(self, histories: sp.csr_matrix) -> NDArray[Any]:
+        if self._weights is not None:
+            return np.asarray(histories @ self._weights, dtype=np.float32)
+        scores = np.zeros(histories.shape, dtype=np.float32)
+        columns = histories.tocsc()
+        for owned, rows in self._blocks(np.unique(histories.indices).astype(np.int64)):
+            scores += columns[:, owned].tocsr() @ rows
+        return scores
+
+    def _column(self, row: int) -> Floats:
+        """Return what every item says of one item, shape (n_items,)."""
+        warm, weights = self._collaborative.warm, self._collaborative.weights
+        own_share = trust(self._counts[[row]], self.config)[0]
+        lenders = self._borrowing[row]
+        said = (weights[:, lenders.indices] @ lenders.data) * ((1.0 - own_share) * np.float32(self.config.borrow))
+        place = np.flatnonzero(warm == row)
+        if len(place):
+            said += own_share * weights[:, place[0]]
+        column = np.asarray(self._borrowing @ said, dtype=np.float32)  # what cold items say, through their neighbours
+        column[warm] = said
+        text = text_kernel(self._vectors, self._vectors[[row]], self.config.kernel_power)[:, 0]
+        column += text * (text_weights(self._counts[[row]], self.config)[0] * np.float32(self._mass))
+        column *= speech(self._counts, self.config)
+        column[row] = 0.0
+        return column
+
+    def _popularity(self) -> NDArray[Any]:
+        """Return own popularity where there is evidence, that of the neighbours where there is none."""
+        counts = self._counts.astype(np.float32)
+        own_share = trust(self._counts, self.config)
+        lent = self._borrowing @ counts[self._collaborative.warm]
+        return np.asarray(own_share * counts + (1.0 - own_share) * np.float32(self.config.borrow) * lent)
