@@ -295,6 +295,8 @@ class _Benching:
             bar.advance()
             self.on_result(result)
         self.done.results.append(result)
+        told = [f"{job.row}: {said}" for said in result.facts.get("warnings", [])]
+        self.done.notes += [note for note in told if note not in self.done.notes]
         if failed := result.facts.get("failed"):
             n = f"{len(failed)} of {result.facts['n_trials']}"
             self.done.notes.append(f"{job.row} (seed {job.config.seed}): {n} settings failed, such as by: {failed[0]}")

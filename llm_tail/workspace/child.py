@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,10 @@ def run_child(module: str, folder: Path, step: str, on_line: Callable[[str], Non
     paths = [str(package), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", module, str(folder), step]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}  # the first is for `end_with_parent` alone
     with (
         (folder / LOG).open("w", encoding="utf-8") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as child,  # noqa: S603
+        subprocess.Popen(command, **pipes, stderr=log, text=True, env=environment) as child,  # noqa: S603
     ):
         try:
             assert child.stdout is not None  # noqa: S101  (for the type checker)
@@ -70,6 +72,20 @@ def run_child(module: str, folder: Path, step: str, on_line: Callable[[str], Non
     if child.returncode or not (folder / RESULT).is_file():
         raise FailedError(last_words(folder / LOG, child.returncode), died=True)
     return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, by `run_child`, however that came about.
+
+    What outlives a killed parent would go on writing beside the next one.
+    """
+
+    def wait() -> None:
+        while os.read(0, 1):  # not by sys.stdin, whose lock the interpreter wants when it ends
+            pass
+        os._exit(1)  # the other end is closed
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def last_words(log: Path, code: int) -> str:

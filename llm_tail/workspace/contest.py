@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 
 from llm_tail.artifacts import write_json
 from llm_tail.config import RunConfig
-from llm_tail.workspace.child import REFUSED, RESULT, FailedError, run_child
+from llm_tail.workspace.child import REFUSED, RESULT, FailedError, end_with_parent, run_child
 from llm_tail.workspace.contestants import CONTESTANTS, Contestant
 from llm_tail.workspace.measuring import own_peak_mb
 from llm_tail.workspace.tuner import Tuner, in_words
@@ -159,7 +160,9 @@ def tune(job: Job, ground: Ground, on_trial: Callable[[], None] = lambda: None) 
         found = per_person(model, judged, bench.k, phase="validation")
         return mean(float(one.values[f"ndcg@{bench.k}"].mean()) for one in found.values())
 
-    job.tuner().run(quality, job.n_trials, bench.minutes, on_trial)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the final fit says the same once
+        job.tuner().run(quality, job.n_trials, bench.minutes, on_trial)
 
 
 def judge(job: Job, ground: Ground) -> Result:
@@ -177,8 +180,11 @@ def judge(job: Job, ground: Ground) -> Result:
         facts["failed"] = [one.error for one in tried if one.error]
     ground.warm_up(job.contestant)
     started = time.perf_counter()
-    model = ground.fit(job.contestant, facts["settings"], ground.workspace.split)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        model = ground.fit(job.contestant, facts["settings"], ground.workspace.split)
     fitted = time.perf_counter()
+    facts["warnings"] = list(dict.fromkeys(str(one.message) for one in warned if one.category is UserWarning))
     found = per_person(model, ground.workspace.split, job.config.bench.k, phase=job.phase)
     facts["fit_seconds"], facts["score_seconds"] = fitted - started, time.perf_counter() - fitted
     kept = {
@@ -265,4 +271,5 @@ def _tell() -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(Path(sys.argv[1]), sys.argv[2])

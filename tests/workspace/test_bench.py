@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+import warnings
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -198,6 +200,15 @@ def test_settings_that_fail_are_counted(tmp_path, monkeypatch):
     assert done.notes == ["ease (seed 0): 3 of 4 settings failed, such as by: ValueError: singular"]
 
 
+def test_what_a_model_warns_of_is_said_once(tmp_path, monkeypatch):
+    def warns(*_):
+        warnings.warn("the order is a guess", stacklevel=2)
+
+    monkeypatch.setattr(Popularity, "_fit", warns)
+    done = bench(Workspace.open(write(tmp_path, models=["popularity"])))
+    assert done.notes == ["popularity: the order is a guess"] and len(done.results) == 2
+
+
 def test_nobody_came_to_a_result(tmp_path, monkeypatch):
     monkeypatch.setattr(Ease, "_fit", lambda *_: 1 / 0)
     done = bench(Workspace.open(write(tmp_path, models=["ease"], seeds=[0])))
@@ -210,9 +221,10 @@ def test_nobody_came_to_a_result(tmp_path, monkeypatch):
 
 def test_a_model_in_a_process_of_its_own_does_the_same_and_its_memory_is_known(books, tmp_path):
     done = bench(Workspace.open(write(tmp_path, models=["ease"], seeds=[0], isolate=True)))
+    assert done.notes == []
     (result,) = done.results
     assert figures(done)["ease", 0] == figures(books[1])["ease", 0]
-    assert result.facts["peak_mb"] > 50 and result.facts["fit_seconds"] > 0 and done.notes == []
+    assert result.facts["peak_mb"] > 50 and result.facts["fit_seconds"] > 0
 
 
 def test_settings_that_a_process_dies_of_have_failed_and_another_one_goes_on(tmp_path, monkeypatch):
@@ -246,6 +258,15 @@ def test_the_last_words_of_a_process(tmp_path):
     with pytest.raises(FailedError, match=r"ended with code 1: .*No module named") as caught:
         run_child("llm_tail.nowhere", tmp_path, "step")
     assert caught.value.died
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path):
+    waits = "import time\nfrom llm_tail.workspace.child import end_with_parent\nend_with_parent()\n"
+    waits += "print(1, flush=True)\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.read(1) == b"1"
+        child.stdin.close()
+        assert child.wait(30) == 1
 
 
 # ---- what cannot be
