@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from llm_tail.config import HybridConfig
+from llm_tail.config import HybridConfig, IndexConfig
 from llm_tail.data.ids import Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.data.splits import split_cold_items
@@ -36,6 +36,7 @@ from llm_tail.recommenders.explaining import Explanation, audience, explain
 from llm_tail.recommenders.fusion import Floats, Signals, speech
 from llm_tail.recommenders.recency import aged_history, ages, is_ordered, weigh
 from llm_tail.recommenders.scoring import ScoreMatrix
+from llm_tail.recommenders.serving import ItemVectors, ServingIndex, item_vectors
 from llm_tail.recommenders.updates import update
 
 __all__ = ["Explanation", "HybridRecommender"]
@@ -123,7 +124,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
         if self.config.tune or self.config.learn:
             fitter = self._choose(train, validation, graph, attention)
         fitter = fitter or GramFitter(taken, self._vectors, self.config.text_ridge, self.config.max_items)
-        self._collaborative = fitter.fit(self.config.ridge, self.config.pull)
+        self._collaborative = fitter.fit(self.config.ridge, self.config.pull, self.config.person_damping)
         self._counts = _counts(taken)
         self._learned = {name: tensor.numpy() for name, tensor in attention.state_dict().items()}
         self._borrowing = self._attend(attention, self._neighborhood(self._counts, graph))
@@ -341,6 +342,62 @@ class HybridRecommender(ScoreMatrix, Recommender):
         """
         update(self, new_items, new_interactions, fold)
         return self
+
+    # ---- one vector for each item
+
+    def item_vectors(self, dim: int = 256) -> ItemVectors:
+        """Return each item as one vector, inherited ID and text in one, so that scores are nearly inner products.
+
+        Parameters
+        ----------
+        dim : int
+            Width; from n_items on the inner products are the scores, but for rounding.
+
+        Returns
+        -------
+        ItemVectors
+            Keys of candidates and queries of owned items; a person is the weighted sum of the latter.
+
+        Notes
+        -----
+        O(n_items^2 dim) time in ten products with the matrix of scores, which is made five times over where it is not
+        kept; three arrays of (n_items, dim) memory. How it is done, and what it loses: `serving`.
+        """
+        return item_vectors(self, dim, self.seed)
+
+    def to_index(self, dim: int = 256, config: IndexConfig | None = None, *, rescore: int = 100) -> ServingIndex:
+        """Return the hybrid behind a search structure, for catalogues where scoring everything takes too long.
+
+        Parameters
+        ----------
+        dim : int
+            Width of the item vectors.
+        config : IndexConfig, optional
+            Of the structure; small catalogues are searched exactly.
+        rescore : int
+            How many of the nearest the hybrid scores exactly; 0 leaves it at the inner products.
+
+        Returns
+        -------
+        ServingIndex
+            Its ``measured`` (and ``training["serving"]``) says what is lost: the shared part of the first 20 with and
+            without exact scores, and NDCG@20 on the validation that `fit` was given, of which scoring everything is
+            ``ndcg_full``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from llm_tail.embedding.store import Embeddings
+        >>> train = Interactions.from_pairs([("ann", "a"), ("ann", "b"), ("bob", "c"), ("bob", "d")])
+        >>> words = Embeddings("abcde", np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [0.8, 0.2]]))
+        >>> hybrid = HybridRecommender({"tune": False, "learn": False}).fit(train, words)
+        >>> sorted(item for item, _ in hybrid.to_index(dim=2).recommend(history=["a"], k=2)[0])
+        ['b', 'e']
+        """
+        index = ServingIndex.build(self, self.item_vectors(dim), config, rescore, self.seed)
+        index.measured = index.measure()
+        self.training = {**self.training, "serving": index.measured}
+        return index
 
     # ---- on disk
 

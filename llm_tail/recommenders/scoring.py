@@ -32,8 +32,8 @@ class ScoreMatrix:
     _mass: float
     _weights: Floats | None
 
-    def _rows(self, owned: Rows) -> tuple[Floats, Floats, Floats]:
-        """Return the own, borrowed and text part of what owned items say, each of shape (n_owned, n_items)."""
+    def _rows(self, owned: Rows, asked: Rows | None = None) -> tuple[Floats, Floats, Floats]:
+        """Return the own, borrowed and text part of what owned items say of those asked, each (n_owned, n_asked)."""
         n, warm = len(self._vectors), self._collaborative.warm
         place = np.full(n, -1, dtype=np.int64)
         place[warm] = np.arange(len(warm))
@@ -43,16 +43,27 @@ class ScoreMatrix:
         said[~is_warm] = self._borrowing[owned[~is_warm]] @ self._collaborative.weights
         voice = speech(self._counts, self.config)[owned][:, None]  # (n_owned, 1)
         said *= voice
-        own_share = trust(self._counts, self.config)
-        own = np.zeros((len(owned), n), dtype=np.float32)
-        own[:, warm] = said * own_share[warm]
-        borrowed = np.ascontiguousarray((self._borrowing @ said.T).T)  # (n_owned, n_items)
+        counts, lent, vectors, column = self._counts, self._borrowing, self._vectors, place
+        if asked is not None:
+            counts, lent, vectors, column = counts[asked], lent[asked], vectors[asked], place[asked]
+        own_share, has_id = trust(counts, self.config), column >= 0
+        own = np.zeros((len(owned), len(counts)), dtype=np.float32)
+        own[:, has_id] = said[:, column[has_id]] * own_share[has_id]
+        borrowed = np.ascontiguousarray((lent @ said.T).T)  # (n_owned, n_asked)
         borrowed *= (1.0 - own_share) * np.float32(self.config.borrow)
-        text = text_kernel(self._vectors[owned], self._vectors, self.config.kernel_power)
-        text *= text_weights(self._counts, self.config) * np.float32(self._mass) * voice
+        text = text_kernel(self._vectors[owned], vectors, self.config.kernel_power)
+        text *= text_weights(counts, self.config) * np.float32(self._mass) * voice
+        itself = (np.arange(len(owned)), owned) if asked is None else np.equal.outer(owned, asked)
         for part in (own, borrowed, text):
-            part[np.arange(len(owned)), owned] = 0.0  # no item speaks for itself
+            part[itself] = 0.0  # no item speaks for itself
         return own, borrowed, text
+
+    def _said(self, owned: Rows, asked: Rows) -> Floats:
+        """Return what owned items say of some others, shape (n_owned, n_asked)."""
+        if self._weights is not None:
+            return self._weights[np.ix_(owned, asked)]
+        own, borrowed, text = self._rows(owned, asked)
+        return own + borrowed + text
 
     def _assemble(self) -> None:
         """Add the parts up once, where the whole matrix is small enough to be kept."""
@@ -72,6 +83,15 @@ class ScoreMatrix:
             own += borrowed
             own += text
             yield part, own
+
+    def _stream(self) -> Iterator[tuple[Rows, Floats]]:
+        """Yield all items and what they say, shape (n_block, n_items), from the matrix where it is kept."""
+        rows = np.arange(len(self._vectors))
+        if self._weights is None:
+            yield from self._blocks(rows)
+        else:
+            for start in range(0, len(rows), 4096):
+                yield rows[start : start + 4096], self._weights[start : start + 4096]
 
     def _score(self, histories: sp.csr_matrix) -> NDArray[Any]:
         if self._weights is not None:

@@ -15,6 +15,7 @@ from llm_tail.data.ids import Rows
 from llm_tail.data.splits import Segments
 
 MIN_GAIN = 0.003  # relative
+MIN_SHARE = 0.01  # of the events: a ranking of a handful would weigh as much as that of thousands
 BLOCK_BYTES = 2 << 20  # one block of comparisons; it pays to stay in the cache
 
 
@@ -31,7 +32,7 @@ class ValidationTask:
     warm_candidates, cold_candidates : array of bool, shape (n_items,)
         What may be ranked; no item is in both.
     relevant : mapping of name to csr_matrix, shape (n_users, n_items)
-        What should be found: "warm", "tail", "cold" and "overall".
+        What should be found: "warm", "tail", "cold" and "overall"; without those that hold next to nothing of it.
     k : int
         Length of the lists.
     """
@@ -66,13 +67,14 @@ class ValidationTask:
         if len(asked) > max_users:
             asked = np.sort(rng.choice(asked, max_users, replace=False))
         wanted = validation[asked]
-        relevant = {"warm": ~cold, "tail": warm & ~segments.head, "cold": cold, "overall": np.ones_like(cold)}
+        kinds = {"warm": ~cold, "tail": warm & ~segments.head, "cold": cold, "overall": np.ones_like(cold)}
+        relevant = {name: _columns(wanted, mask) for name, mask in kinds.items()}
         return cls(
             asked.astype(np.int64),
             train[asked].tocsr(),
             warm,
             cold,
-            {name: _columns(wanted, mask) for name, mask in relevant.items()},
+            {name: some for name, some in relevant.items() if some.nnz >= MIN_SHARE * wanted.nnz},
             k,
         )
 
