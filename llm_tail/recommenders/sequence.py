@@ -48,7 +48,7 @@ class SasRec(Recommender):
     max_history : int
         Most items of a person that are looked at, the last ones; at least 2.
     dropout : float
-        In [0, 1).
+        In [0, 1); the paper takes 0.5 for sparse data and 0.2 for dense.
     learning_rate : float
         Of the net, above 0 (Adam).
     table_rate : float
@@ -95,7 +95,7 @@ class SasRec(Recommender):
         n_blocks: int = 2,
         n_heads: int = 1,
         max_history: int = 50,
-        dropout: float = 0.2,
+        dropout: float = 0.5,
         learning_rate: float = 1e-3,
         table_rate: float = 0.1,
         epochs: int = 100,
