@@ -426,9 +426,9 @@ def test_bad_rows_say_what_they_are():
         ("e.json", b'[{"item_id": 1}]', "no JSON objects; line 1"),
         ("e.json", b'[\n{"item_id": 1, "user_id": 1},\n{"item_id": 2, "user_id": 1}\n]', "one JSON array"),
         ("e.parquet", b"PAR1 not really", "cannot be read"),
-        ("e.csv.gz", gzip.compress(b"user_id,item_id\n" + b"a,b\n" * 9)[:-12], "cannot be read"),
+        ("e.csv.gz", gzip.compress(b"user_id,item_id\n" + b"a,b\n" * 9, mtime=0)[:-12], "cannot be read"),
         ("e.csv.gz", b"user_id,item_id\na,b\n", "cannot be read"),
-        ("e.jsonl.gz", gzip.compress(b'{"user_id":"a","item_id":"b"}\n')[:-9], "cannot be read"),
+        ("e.jsonl.gz", gzip.compress(b'{"user_id":"a","item_id":"b"}\n', mtime=0)[:-9], "cannot be read"),
         ("e.xlsx", b"PK", "cannot tell the format"),
     ],
 )
