@@ -7,6 +7,8 @@ import shutil
 # Set before numpy and torch are loaded; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+os.environ.pop("COLUMNS", None)  # set by pytest-xdist: what is written into a pipe has a width of its own
+
 import pytest
 
 from tests import shop
