@@ -276,6 +276,9 @@ class HybridConfig(Settings):
         le=100,
         description="What an item without evidence borrows from the texts, beside its neighbours' IDs.",
     )
+    goal: Literal["all", "warm", "tail", "cold", "overall"] = Field(
+        "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."
+    )
     tune: bool = Field(
         True, description="Choose ridge, pull, damping, recency, gate, borrow and text weights by validation."
     )

@@ -101,7 +101,7 @@ class Chooser:
         return self.task.measure(self._signals_of(config).fuse(self._counts, config))
 
     def _quality(self, config: HybridConfig) -> float:
-        return objective(self.measure(config))
+        return objective(self.measure(config), self.config.goal)
 
     def _tune(self) -> None:
         penalties = [] if len(self.fitter.warm) > FAST_ITEMS else PENALTIES
@@ -134,7 +134,8 @@ class Chooser:
             nonlocal best, kept
             self._look_through(self.attention)
             measured.append(self.measure(self.config))
-            if is_better(objective(measured[-1]), objective(measured[kept])):
+            goal = self.config.goal
+            if is_better(objective(measured[-1], goal), objective(measured[kept], goal)):
                 best = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}
                 kept = len(measured) - 1
 

@@ -83,9 +83,9 @@ def gram_of(taken: sp.csr_matrix, person_damping: float = 0.0) -> sp.csr_matrix:
     [[2.0, 1.0], [1.0, 1.0]]
     """
     if person_damping == 0.0:
-        return (taken.T @ taken).tocsr()
+        return sp.csr_matrix(taken.T @ taken)
     voice = (np.maximum(np.diff(taken.indptr), 1) / TYPICAL) ** -person_damping
-    return (taken.T @ sp.diags(voice.astype(taken.dtype)) @ taken).tocsr()
+    return sp.csr_matrix(taken.T @ sp.diags(voice.astype(taken.dtype)) @ taken)
 
 
 def check_size(train: sp.csr_matrix, max_items: int) -> Rows:

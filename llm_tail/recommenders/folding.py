@@ -23,8 +23,9 @@ from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFit
 
 Exact = NDArray[np.float64]
 BLOCK = 256  # columns solved at once
-TOLERANCE, MOST_STEPS = 1e-6, 300
-WHOLE_SHARE = 0.25  # above this share of touched items one solution for all is cheaper
+TOLERANCE, MOST_STEPS = 1e-4, 300  # of what is left over; weights are told apart by more
+WHOLE_SHARE: float | None = None
+STEPS, SPARSE_COST = 20, 30.0  # expected, and how much longer a sparse product takes for each number than a dense one
 
 
 def fold_in(
@@ -48,7 +49,8 @@ def fold_in(
     config : HybridConfig
         Penalties, and how many warm items are accepted.
     whole_share : float, optional
-        Above this share of touched items everything is solved again, as `fit` does it; a quarter if left out.
+        Above this share of touched items everything is solved again, as `fit` does it; if left out, where that is
+        faster.
 
     Raises
     ------
@@ -68,12 +70,21 @@ def fold_in(
     record: dict[str, Any] = {"people": len(people), "touched": len(touched), "warm": len(warm), "solved": "nothing"}
     if not len(touched):
         return known, record
-    if len(touched) <= (WHOLE_SHARE if whole_share is None else whole_share) * len(warm):
+    if whole_share is None:
+        whole_share = WHOLE_SHARE if WHOLE_SHARE is not None else _fair_share(after, len(warm))
+    if len(touched) <= whole_share * len(warm):
         folded, steps = _fold(known, before, after, vectors, config, warm, touched)
         if folded is not None:
             return folded, record | {"solved": "columns", "steps": steps}
     fitter = GramFitter(after, vectors, config.text_ridge, config.max_items)
     return fitter.fit(config.ridge, config.pull, config.person_damping), record | {"solved": "whole"}
+
+
+def _fair_share(taken: sp.csr_matrix, n_warm: int) -> float:
+    """Return the share of columns that conjugate gradients solve in the time of one solution for all."""
+    lengths = np.diff(taken.indptr).astype(np.float64)
+    pairs = min(float(np.square(lengths).sum()), float(n_warm) ** 2)  # at most so many numbers in the Gram matrix
+    return 3.0 * n_warm**2 / (4.0 * STEPS * SPARSE_COST * max(pairs, 1.0))
 
 
 def _fold(

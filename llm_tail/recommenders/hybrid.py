@@ -322,7 +322,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
         -----
         Against a refit with the same settings: counts, gates, histories and the ID embeddings of all items that the
         people concerned have are exact, those of other items are old but for what they are told by the former, which
-        is of second order (see `folding`; above a quarter of all items everything is solved again and exact).
+        is of second order (see `folding`; where that is faster everything is solved again, and is exact).
         Neighbours are exact; ties of the graph are not heard where an item's neighbours have changed, and the scale of
         the texts, the centre of the vectors and the trained attention stay.
 

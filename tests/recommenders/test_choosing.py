@@ -14,6 +14,7 @@ from llm_tail.recommenders import choosing, tuning
 from llm_tail.recommenders.attention import NeighborAttention
 from llm_tail.recommenders.base import top_k
 from llm_tail.recommenders.choosing import Chooser
+from llm_tail.recommenders.hybrid import HybridRecommender
 from llm_tail.recommenders.learning import Neighborhood
 from llm_tail.recommenders.tuning import MIN_GAIN, ValidationTask, coordinate_search, is_better, objective
 
@@ -108,6 +109,8 @@ def test_rankings_that_nobody_can_be_measured_on_are_left_out():
     assert "cold" not in measured
     assert objective({}) == 0
     assert objective({"warm": 0.1, "cold": 0.3}) == pytest.approx(0.2)
+    assert objective({"warm": 0.1, "cold": 0.3}, "cold") == 0.3
+    assert objective({"warm": 0.1, "cold": 0.3}, "tail") == pytest.approx(0.2)  # nothing to measure it on
 
 
 # ---- the search
@@ -224,3 +227,23 @@ def test_what_is_learned_is_measured_with_the_attention_that_is_kept():
     assert chooses.measure(chooses.config) == pytest.approx(measured[look])
     assert len(measured) == 5
     assert objective(measured[look]) == pytest.approx(max(map(objective, measured)), rel=2 * MIN_GAIN)
+
+
+def test_a_column_of_a_handful_is_not_chosen_by(monkeypatch):
+    train, held = matrices(0)
+    assert "cold" in ValidationTask.build(train, held).relevant
+    monkeypatch.setattr(tuning, "MIN_SHARE", 0.3)
+    assert set(ValidationTask.build(train, held).relevant) >= {"warm", "overall"}
+    assert "cold" not in ValidationTask.build(train, held).relevant
+
+
+def test_the_goal_is_what_is_chosen_for():
+    shelf = Shelf()
+    cold, warm = (
+        HybridRecommender({"goal": goal, "learn": False}).fit(
+            shelf.train, shelf.embeddings, validation=shelf.validation()
+        )
+        for goal in ("cold", "warm")
+    )
+    assert cold.training["tuned"]["cold"] >= warm.training["tuned"]["cold"]
+    assert warm.training["tuned"]["warm"] >= cold.training["tuned"]["warm"]

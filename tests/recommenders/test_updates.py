@@ -11,6 +11,7 @@ from llm_tail.data.interactions import Interactions
 from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import DataError, NotFittedError
 from llm_tail.evaluation.metrics import ndcg
+from llm_tail.recommenders import folding
 from llm_tail.recommenders.closed_form import ease_weights, l3ae_weights, text_weights
 from llm_tail.recommenders.collaborative import GramFitter
 from llm_tail.recommenders.folding import conjugate_gradients, fold_in
@@ -27,6 +28,12 @@ PLAIN = {"tune": False, "learn": False, "ridge": 5.0, "pull": 10.0, "neighbors":
 @pytest.fixture(scope="module")
 def shelf():
     return Shelf()
+
+
+@pytest.fixture
+def by_columns(monkeypatch):
+    """In so small a world everything would be solved again."""
+    monkeypatch.setattr("llm_tail.recommenders.folding.WHOLE_SHARE", 1.0)
 
 
 def events(shelf, pairs, items=None):
@@ -66,7 +73,7 @@ def test_touched_columns_and_their_rows_are_those_of_a_refit(seed, pull, damping
         return
     assert record["solved"] == "columns"
     touched = np.isin(new.warm, after[people].indices)
-    np.testing.assert_allclose(found.weights[:, touched], new.weights[:, touched], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.weights[:, touched], new.weights[:, touched], rtol=2e-3, atol=2e-4)
     far = np.abs(found.weights - new.weights)
     assert not far.diagonal().any()
     assert far.max() < 0.05 * np.abs(new.weights).max()
@@ -77,9 +84,16 @@ def test_above_its_share_everything_is_solved_again():
     after = grown(before, 1, n=200)
     config = HybridConfig(ridge=10.0, pull=20.0)
     old, new = (GramFitter(m, vectors, config.text_ridge, 99).fit(10.0, 20.0) for m in (before, after))
-    found, record = fold_in(old, before, after, vectors, config)
+    found, record = fold_in(old, before, after, vectors, config, whole_share=0.25)
     assert record["solved"] == "whole"
     np.testing.assert_array_equal(found.weights, new.weights)
+
+
+def test_few_columns_of_many_are_solved_alone():
+    """A hundred columns of 30,000 items that 100,000 people took ten each of, none of a made-up crowd of 40."""
+    crowd = sp.csr_matrix((np.ones(1_000_000), np.zeros(1_000_000), np.arange(0, 1_000_001, 10)), (100_000, 30_000))
+    assert folding._fair_share(crowd, 30_000) * 30_000 > 100
+    assert folding._fair_share(taken(0)[0], 40) * 40 < 1
 
 
 def test_too_many_items_are_refused():
@@ -96,7 +110,9 @@ def test_conjugate_gradients_solve(shift):
     right = np.random.default_rng(0).standard_normal((40, 7))
     right[:, 3] = 0.0
     found, steps = conjugate_gradients(gram, shift, right)
-    np.testing.assert_allclose(found, np.linalg.solve(gram.toarray() + shift * np.eye(40), right), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        found, np.linalg.solve(gram.toarray() + shift * np.eye(40), right), rtol=2e-2, atol=2e-2 / shift
+    )
     assert steps <= 300
 
 
@@ -136,7 +152,7 @@ def test_events_alone_all_touched_are_a_refit(shelf):
     np.testing.assert_allclose(model._weights, wanted._weights, rtol=1e-4, atol=1e-5)
 
 
-def test_a_replay_agrees_with_a_refit(shelf):
+def test_a_replay_agrees_with_a_refit(shelf, by_columns):
     """Item by item, person by person: the lists of the living model stay near those of one that is fitted anew."""
     rng = np.random.default_rng(7)
     held = [f"w{n}" for n in (5, 17, 30)]  # come later, as new items
@@ -168,7 +184,7 @@ def test_a_replay_agrees_with_a_refit(shelf):
     assert "w5" in {lender for i in shelf.ids for lender, _ in model.explain(i, history=[], n=9).neighbors}
 
 
-def test_an_item_that_comes_and_is_taken_at_once_is_as_in_a_refit(shelf):
+def test_an_item_that_comes_and_is_taken_at_once_is_as_in_a_refit(shelf, by_columns):
     vectors = mirrored(shelf.embeddings.vectors.mean(axis=0).astype(np.float64))
     news = [("u0", "n0"), ("u3", "n0"), ("stranger", "n0"), ("stranger", "w3"), ("u1", "n1")]
     both = Embeddings([*shelf.ids, "n0", "n1"], np.vstack([shelf.embeddings.vectors, vectors]))
