@@ -156,9 +156,7 @@ class LoraConfig(Settings):
         True, description="Take the catalogue's mean off the vectors before comparing, as ranking does."
     )
     temperature: float = Field(0.1, gt=0, le=10, description="Divides the cosines in the contrastive loss.")
-    popularity_correction: float = Field(
-        0.0, ge=0, le=1, description="Weight of the log-popularity subtracted from the logits (logQ)."
-    )
+    popularity_correction: float = Field(0.0, ge=0, le=1, description="Weight of log-popularity off the logits (logQ).")
     soft_labels: float = Field(
         1.0, ge=0, le=1, description="Share of the target given by how often others of the batch were taken together."
     )
@@ -279,9 +277,7 @@ class HybridConfig(Settings):
     goal: Literal["all", "warm", "tail", "cold", "overall"] = Field(
         "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."
     )
-    tune: bool = Field(
-        True, description="Choose ridge, pull, damping, recency, gate, borrow and text weights by validation."
-    )
+    tune: bool = Field(True, description="Choose penalties, damping, recency, gate and weights by validation.")
     learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
     max_items: int = Field(30_000, ge=1, description="Most items with interactions that the closed form takes.")
 
