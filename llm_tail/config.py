@@ -253,9 +253,6 @@ class HybridConfig(Settings):
     damping: float = Field(
         0.2, ge=-1, le=2, description="An owned item speaks with popularity^-damping; 0 lets all speak alike."
     )
-    person_damping: float = Field(
-        0.0, ge=0, le=2, description="A person who took n items counts n^-person_damping in what IDs learn."
-    )
     recency: float = Field(
         1.0,
         gt=0,

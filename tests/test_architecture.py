@@ -42,7 +42,7 @@ OWNERS = {
     "transformers": {"embedding"},
     "sentence_transformers": {"embedding"},
     "peft": {"embedding"},
-    "hnswlib": {"neighbors/index.py"},
+    "hnswlib": {"neighbors/index.py", "neighbors/products.py"},
     "ray": {"embedding/distributed.py"},
     "networkx": {"neighbors/graph.py"},
     "openvino": {"embedding/openvino.py"},

@@ -28,8 +28,6 @@ CHEAP: dict[str, Sequence[float]] = {
 }
 PENALTIES = ((50.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
-PERSON_DAMPINGS = (0.5, 0.0)
-ORDERED = ("recency", "person_damping")  # tried only where it is known what came after what
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
 ROUNDS = 2
@@ -92,7 +90,7 @@ class Chooser:
             record["tuned"] = self.measure(self.config)
         if self.config.learn:
             record["attention"] = self._learn()
-        names = ("ridge", "pull", "damping", *CHEAP, *(() if self._aged is None else ORDERED))
+        names = ("ridge", "pull", "damping", *CHEAP, *(() if self._aged is None else ("recency",)))
         record["settings"] = {name: getattr(self.config, name) for name in names}
         return record
 
@@ -108,7 +106,6 @@ class Chooser:
         costly = [{"ridge": ridge, "pull": pull} for ridge, pull in penalties] + [{"damping": d} for d in DAMPINGS]
         if self._aged is not None:
             costly = [{"recency": r} for r in RECENCIES] + costly
-            costly += [{"person_damping": d} for d in PERSON_DAMPINGS if penalties]
         with Bar("tuning on validation", total=1 + ROUNDS * (len(costly) + 1)) as bar:
             best, quality = coordinate_search(self.config, CHEAP, self._quality, passes=1)
             bar.advance(1)
@@ -141,7 +138,7 @@ class Chooser:
 
         task = PretendCold(
             self._neighborhood,
-            self.fitter.fit(self.config.ridge, self.config.pull, self.config.person_damping),
+            self.fitter.fit(self.config.ridge, self.config.pull),
             self._damped(self._train, self.config),
             self._vectors,
             self._signals_of(self.config).mass,
@@ -166,13 +163,13 @@ class Chooser:
 
     def _signals_of(self, config: HybridConfig) -> Signals:
         """Return the signals of the people asked; the last ones made are kept."""
-        key = (config.ridge, config.pull, config.person_damping, config.damping, config.recency)
+        key = (config.ridge, config.pull, config.damping, config.recency)
         if self._signals is None or self._signals[0] != key:
             taken = self.task.histories if self._aged is None else weigh(self._aged, config.recency)
             histories = self._damped(taken, config)
-            if self._text is None or self._text[0] != key[3:]:
-                self._text = (key[3:], text_signal(histories, self._vectors, config.kernel_power))
-            collaborative = self.fitter.fit(config.ridge, config.pull, config.person_damping)
+            if self._text is None or self._text[0] != key[2:]:
+                self._text = (key[2:], text_signal(histories, self._vectors, config.kernel_power))
+            collaborative = self.fitter.fit(config.ridge, config.pull)
             text, power = self._text[1], config.kernel_power
             self._signals = (key, Signals.of(histories, collaborative, self._borrowing, self._vectors, power, text))
         return self._signals[1]

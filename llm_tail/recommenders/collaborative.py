@@ -13,8 +13,6 @@ from llm_tail.data.ids import Rows
 from llm_tail.errors import DataError
 from llm_tail.recommenders.closed_form import Weights, l3ae_weights, text_weights
 
-TYPICAL = 10.0  # items of a person who counts 1 whatever the damping
-
 
 @dataclass(frozen=True)
 class CollaborativeEmbeddings:
@@ -58,34 +56,17 @@ class GramFitter:
 
     def __init__(self, train: sp.csr_matrix, vectors: NDArray[Any], text_ridge: float, max_items: int) -> None:
         self.warm = check_size(train, max_items)
-        self._taken = train[:, self.warm]
+        taken = train[:, self.warm]
+        self.gram = (taken.T @ taken).tocsr()
         self.text = text_weights(vectors[self.warm], text_ridge)  # (n_warm, n_warm)
-        self._solved: dict[tuple[float, float, float], CollaborativeEmbeddings] = {}
+        self._solved: dict[tuple[float, float], CollaborativeEmbeddings] = {}
 
-    def fit(self, ridge: float, pull: float, person_damping: float = 0.0) -> CollaborativeEmbeddings:
-        """Solve for some penalties; O(n_warm^3) time at the first call, n_warm^2 float32 are kept.
-
-        A person counts with (n / 10)^-person_damping, n being how many items they took.
-        """
-        key = (ridge, pull, person_damping)
-        if key not in self._solved:
-            weights = l3ae_weights(gram_of(self._taken, person_damping), self.text, ridge, pull)
-            self._solved[key] = CollaborativeEmbeddings(weights, self.warm)
-        return self._solved[key]
-
-
-def gram_of(taken: sp.csr_matrix, person_damping: float = 0.0) -> sp.csr_matrix:
-    """Return how many people took both of two items, each counting (n / 10)^-person_damping for n items taken.
-
-    Examples
-    --------
-    >>> gram_of(sp.csr_matrix([[1.0, 1.0], [1.0, 0.0]])).toarray().tolist()
-    [[2.0, 1.0], [1.0, 1.0]]
-    """
-    if person_damping == 0.0:
-        return sp.csr_matrix(taken.T @ taken)
-    voice = (np.maximum(np.diff(taken.indptr), 1) / TYPICAL) ** -person_damping
-    return sp.csr_matrix(taken.T @ sp.diags(voice.astype(taken.dtype)) @ taken)
+    def fit(self, ridge: float, pull: float) -> CollaborativeEmbeddings:
+        """Solve for one pair of penalties; O(n_warm^3) time at the first call, n_warm^2 float32 are kept."""
+        if (ridge, pull) not in self._solved:
+            solved = CollaborativeEmbeddings(l3ae_weights(self.gram, self.text, ridge, pull), self.warm)
+            self._solved[ridge, pull] = solved
+        return self._solved[ridge, pull]
 
 
 def check_size(train: sp.csr_matrix, max_items: int) -> Rows:

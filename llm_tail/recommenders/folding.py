@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.recommenders.closed_form import text_factors
-from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, check_size, gram_of
+from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, check_size
 
 Exact = NDArray[np.float64]
 BLOCK = 256  # columns solved at once
@@ -77,7 +77,7 @@ def fold_in(
         if folded is not None:
             return folded, record | {"solved": "columns", "steps": steps}
     fitter = GramFitter(after, vectors, config.text_ridge, config.max_items)
-    return fitter.fit(config.ridge, config.pull, config.person_damping), record | {"solved": "whole"}
+    return fitter.fit(config.ridge, config.pull), record | {"solved": "whole"}
 
 
 def _fair_share(taken: sp.csr_matrix, n_warm: int) -> float:
@@ -102,8 +102,8 @@ def _fold(
     weights = np.zeros((n, n), dtype=np.float32)
     weights[np.ix_(old, old)] = known.weights
     multipliers = np.full(n, shift, dtype=np.float64)
-    multipliers[old] = _multipliers(_gram(before, known.warm, config), known.weights, shift)
-    gram = _gram(after, warm, config)
+    multipliers[old] = _multipliers(_gram(before, known.warm), known.weights, shift)
+    gram = _gram(after, warm)
     left, right, own = text_factors(vectors[warm], config.text_ridge)
     most = 0
     solved: list[tuple[Rows, NDArray[np.float32]]] = []
@@ -162,8 +162,9 @@ def conjugate_gradients(gram: sp.csr_matrix, shift: float, right: Exact) -> tupl
     return None, MOST_STEPS
 
 
-def _gram(taken: sp.csr_matrix, warm: Rows, config: HybridConfig) -> sp.csr_matrix:
-    return gram_of(taken[:, warm].astype(np.float64), config.person_damping)
+def _gram(taken: sp.csr_matrix, warm: Rows) -> sp.csr_matrix:
+    narrow = taken[:, warm].astype(np.float64)
+    return sp.csr_matrix(narrow.T @ narrow)
 
 
 def _multipliers(gram: sp.csr_matrix, weights: NDArray[np.float32], shift: float) -> Exact:

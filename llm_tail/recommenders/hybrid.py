@@ -124,7 +124,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
         if self.config.tune or self.config.learn:
             fitter = self._choose(train, validation, graph, attention)
         fitter = fitter or GramFitter(taken, self._vectors, self.config.text_ridge, self.config.max_items)
-        self._collaborative = fitter.fit(self.config.ridge, self.config.pull, self.config.person_damping)
+        self._collaborative = fitter.fit(self.config.ridge, self.config.pull)
         self._counts = _counts(taken)
         self._learned = {name: tensor.numpy() for name, tensor in attention.state_dict().items()}
         self._borrowing = self._attend(attention, self._neighborhood(self._counts, graph))

@@ -4,7 +4,9 @@
     python -m tests.benchmarks.serving --model runs/shop/models/hybrid   # one that was fitted and saved
 
 Prints people a second in batch (k = 20), the median and the 99th percentile of one person in milliseconds, and what
-the vectors lose, as a markdown table. Figures hang on the machine: run it alone on its cores.
+the vectors lose, as a markdown table. Figures hang on the machine: run it alone on its cores. On one core of an x86-64
+with AVX-512, shared with others, amazon-scientific (4,385 items, 8,367 people): all scores 5,000 people/s and .7 ms
+(p99) for one; vectors of 256 with 100 scored again 5,500 and 1.0 ms, without 15,000 and .7 ms; ready in 2 to 4 s.
 """
 
 from __future__ import annotations

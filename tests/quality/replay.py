@@ -23,7 +23,7 @@ import llm_tail as lt
 from llm_tail.evaluation.metrics import ndcg
 from llm_tail.recommenders.base import top_k
 
-from .leave_last_out import DATA, ENCODER, ROOT, Cut
+from .leave_last_out import DATA, ENCODER, FIELDS, ROOT, Cut
 
 SETTINGS = {"tune": False, "learn": False}
 JUDGED = 2000
@@ -44,7 +44,9 @@ def main() -> None:
         sys.exit(f"there is no {folder}; name the folder of all data sets with LLM_TAIL_DATA")
     catalog = lt.Catalog.from_parquet(folder / "items.parquet")
     events = lt.Interactions.from_parquet(folder / "interactions.parquet").on(catalog)
-    vectors = lt.EmbeddingStore.open(arguments.work / arguments.data).embed(catalog, lt.Encoder.load(ENCODER))
+    text = lt.ItemText(lt.TextConfig(fields=FIELDS))
+    store = lt.EmbeddingStore.open(arguments.work / arguments.data)
+    vectors = store.embed(catalog, lt.Encoder.load(ENCODER), text)
     replay(Cut(events), vectors, arguments)
 
 

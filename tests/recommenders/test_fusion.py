@@ -10,7 +10,7 @@ from llm_tail.config import HybridConfig
 from llm_tail.errors import DataError
 from llm_tail.recommenders import fusion
 from llm_tail.recommenders.closed_form import ease_weights
-from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, check_size, gram_of
+from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, check_size
 from llm_tail.recommenders.fusion import Signals, speech, text_kernel, text_signal, text_weights, trust
 
 
@@ -130,12 +130,3 @@ def test_too_many_items_are_refused_with_the_memory_they_would_take():
     wide = sp.csr_matrix(np.ones((1, 40_000), np.float32))
     with pytest.raises(DataError, match="about 30 GB"):
         check_size(wide, 30_000)
-
-
-def test_who_took_much_counts_less_where_people_are_damped():
-    taken = sp.csr_matrix(np.array([[1, 1, 0, 0], [1, 1, 1, 1]], np.float32))
-    np.testing.assert_array_equal(gram_of(taken).toarray(), (taken.T @ taken).toarray())
-    gram = gram_of(taken, 1.0).toarray()
-    assert gram[2, 3] == pytest.approx(10 / 4)
-    assert gram[0, 1] == pytest.approx(10 / 2 + 10 / 4)
-    assert gram_of(sp.csr_matrix((2, 2), dtype=np.float32), 0.5).nnz == 0
