@@ -55,7 +55,16 @@ class ProductIndex:
 
     @classmethod
     def build(cls, keys: ArrayLike, config: IndexConfig | None = None, *, seed: int = 0) -> Self:
-        """Link keys, shape (n_keys, dim); O(n_keys log n_keys) comparisons on one thread, none where it is exact.
+        """Link keys; O(n_keys log n_keys) comparisons on one thread, none where it is exact.
+
+        Parameters
+        ----------
+        keys : array, shape (n_keys, dim)
+            Finite numbers; one row a key.
+        config : IndexConfig, optional
+            How it is linked, and below how many keys it is not.
+        seed : int
+            Seeds the levels of the graph.
 
         Raises
         ------

@@ -100,6 +100,8 @@ class Recent(Ensemble):
         Fitted as ever; only what it is asked with is weighted.
     decay : float
         In (0, 1]; 1 weighs all alike.
+    members : sequence of Recommender
+        In the place of `recommender`: one, as `save` has written it.
 
     Attributes
     ----------

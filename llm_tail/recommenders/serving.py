@@ -141,7 +141,21 @@ class ServingIndex:
     def build(
         cls, model: HybridRecommender, vectors: ItemVectors, config: IndexConfig | None, rescore: int, seed: int
     ) -> Self:
-        """Link the keys; O(n_items log n_items) comparisons."""
+        """Link the keys; O(n_items log n_items) comparisons.
+
+        Parameters
+        ----------
+        model : HybridRecommender
+            That has made `vectors`.
+        vectors : ItemVectors
+            Keys and queries.
+        config : IndexConfig, optional
+            How the keys are linked.
+        rescore : int
+            Candidates that the model scores for each person, at least 0.
+        seed : int
+            Seeds the levels of the graph.
+        """
         if rescore < 0:
             raise DataError(f"rescore is {rescore}, expected at least 0")
         return cls(model, vectors, ProductIndex.build(vectors.keys, config, seed=seed), rescore)
