@@ -1,0 +1,64 @@
+"""Settings of who is near whom and what to show."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from llm_tail.config.base import Settings
+
+
+class IndexConfig(Settings):
+    """``[index]``: the approximate neighbour index (HNSW)."""
+
+    links: int = Field(16, ge=2, le=256, description="Links an item keeps on each level (M).")
+    ef_construction: int = Field(200, ge=8, le=10_000, description="Candidates looked at while linking.")
+    ef: int = Field(64, ge=1, le=100_000, description="Candidates looked at in a query; more is slower and better.")
+    exact_below: int = Field(2000, ge=0, description="Smaller catalogues are searched exactly.")
+
+
+class GraphConfig(Settings):
+    """``[graph]``: the item knowledge graph."""
+
+    relations: list[str] = Field([], description="Columns whose shared values tie items together.")
+    neighbors: int = Field(15, ge=1, le=1000, description="Semantic neighbours an item is tied to.")
+    min_similarity: float = Field(0.3, ge=-1, le=1, description="Semantic ties weaker than this are left out.")
+    hub_cap: int = Field(200, ge=2, description="A value shared by more items than this says nothing and ties none.")
+    co_interaction: bool = Field(True, description="Tie items that the same people took (training only).")
+    co_neighbors: int = Field(15, ge=1, le=1000, description="Ties of that kind an item keeps.")
+
+
+class HybridConfig(Settings):
+    """``[hybrid]``: the recommender that lends signal to cold and tail items."""
+
+    ridge: float = Field(50.0, gt=0, description="L2 penalty of the collaborative part.")
+    pull: float = Field(100.0, ge=0, description="How strongly it is pulled towards the texts; 0 is plain EASE.")
+    text_ridge: float = Field(10.0, gt=0, description="L2 penalty of the text matrix it is pulled towards.")
+    damping: float = Field(
+        0.2, ge=-1, le=2, description="An owned item speaks with popularity^-damping; 0 lets all speak alike."
+    )
+    recency: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="What a person took n events ago speaks with recency^n; 1 where no order is known.",
+    )
+    neighbors: int = Field(20, ge=1, le=1000, description="Semantic neighbours that an item attends over.")
+    temperature: float = Field(0.05, gt=0, le=10, description="Sharpness of the attention; small looks at few.")
+    gate: float = Field(0.3, ge=0, le=1000, description="People after whom an item trusts itself as much as others.")
+    borrow: float = Field(1.0, ge=0, le=10, description="Scale of what is borrowed from the neighbours.")
+    kernel_power: float = Field(3.0, gt=0, le=20, description="Exponent of the text kernel max(0, cosine)^p.")
+    text_weight: float = Field(0.05, ge=0, le=100, description="Weight of the direct text signal of every item.")
+    thin_text_weight: float = Field(
+        0.25,
+        ge=0,
+        le=100,
+        description="What an item without evidence borrows from the texts, beside its neighbours' IDs.",
+    )
+    goal: Literal["all", "warm", "tail", "cold", "overall"] = Field(
+        "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."
+    )
+    tune: bool = Field(True, description="Choose penalties, damping, recency, gate and weights by validation.")
+    learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
+    max_items: int = Field(30_000, ge=1, description="Most items with interactions that the closed form takes.")
