@@ -1,0 +1,1 @@
+"""The service: HTTP routes over one finished run, and its page; `answers` says what there is to ask."""
