@@ -52,6 +52,11 @@ OWNERS = {
     "optuna": {"workspace/search.py", "workspace/tuner.py"},
     "matplotlib": {"plots.py"},
     "typer": {"cli"},
+    "fastapi": {"service"},
+    "starlette": {"service"},
+    "prometheus_client": {"service"},
+    "uvicorn": {"cli/serve.py"},
+    "orjson": {"service"},
 }
 
 

@@ -18,6 +18,7 @@ from llm_tail.config.base import Settings, explain, override
 from llm_tail.config.data import DataConfig, SplitConfig, TextConfig
 from llm_tail.config.encoding import DEFAULT_ENCODER, EmbeddingConfig, EncoderConfig, LoraConfig, PretrainConfig
 from llm_tail.config.judging import BenchConfig, EvaluationConfig, ValueConfig
+from llm_tail.config.serving import ServeConfig
 from llm_tail.errors import ConfigError
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "LoraConfig",
     "PretrainConfig",
     "RunConfig",
+    "ServeConfig",
     "Settings",
     "SplitConfig",
     "TextConfig",
@@ -59,6 +61,7 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     value: ValueConfig = ValueConfig()
     bench: BenchConfig = BenchConfig()
+    serve: ServeConfig = ServeConfig()
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -98,7 +101,8 @@ class RunConfig(Settings):
         encoder = self.encoder.model_dump()
         if encoder["name"].startswith((".", "/")):
             encoder["name"] = absolute(encoder["name"])
-        return self.replace(folder=absolute(self.folder), data=data, encoder=encoder)
+        serve = {**self.serve.model_dump(), "state": absolute(self.serve.state)}
+        return self.replace(folder=absolute(self.folder), data=data, encoder=encoder, serve=serve)
 
     def overridden(self, overrides: Sequence[str]) -> RunConfig:
         """Return the same settings with ``table.key=value`` strings applied; paths in them stay as they are."""
