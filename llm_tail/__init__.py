@@ -21,6 +21,7 @@ _HOMES = {
         "TextConfig",
         "EncoderConfig",
         "EmbeddingConfig",
+        "EnrichmentConfig",
     ],
     "llm_tail.data.catalog": ["Catalog", "Item"],
     "llm_tail.data.ids": ["IdMap"],
@@ -45,6 +46,7 @@ _HOMES = {
     "llm_tail.embedding.processes": ["ProcessEngine"],
     "llm_tail.embedding.distributed": ["RayEngine"],
     "llm_tail.embedding.store": ["Embeddings", "EmbeddingStore", "EmbedReport", "StoredVectors"],
+    "llm_tail.enrichment.result": ["Enrichment", "Generated", "Provenance"],
     "llm_tail.neighbors.index": ["NeighborIndex", "Neighbors"],
     "llm_tail.neighbors.sharded": ["ShardedIndex"],
     "llm_tail.neighbors.graph": ["ItemGraph"],
@@ -80,6 +82,8 @@ _HOMES = {
         "CorruptArtifactError",
         "MissingExtraError",
         "WorkerError",
+        "BackendError",
+        "UnfinishedError",
     ],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

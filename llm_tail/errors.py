@@ -10,7 +10,9 @@
     ├── StaleArtifactError   (RuntimeError)  made from other inputs than those at hand; names the stage to run
     ├── CorruptArtifactError (RuntimeError)  what lies on disk is not what was written
     ├── MissingExtraError    (ImportError)   an optional library is missing; names the extra to install
-    └── WorkerError          (RuntimeError)  processes that were to do the work died; says what was kept
+    ├── WorkerError          (RuntimeError)  processes that were to do the work died; says what was kept
+    ├── BackendError         (RuntimeError)  whoever was to answer is not there, or refuses; says what was kept
+    └── UnfinishedError      (RuntimeError)  stopped on purpose before the end; says how to go on
 
 Each message says what was found, what was expected and what to do. Catching ``LlmTailError`` catches all of them;
 catching the built-in beside it works too.
@@ -113,6 +115,14 @@ class MissingExtraError(LlmTailError, ImportError):
 
 class WorkerError(LlmTailError, RuntimeError):
     """Processes that were to do a part of the work died, again and again."""
+
+
+class BackendError(LlmTailError, RuntimeError):
+    """A language model's server is not there, refuses what is asked, or never answers."""
+
+
+class UnfinishedError(LlmTailError, RuntimeError):
+    """Work was stopped on purpose: a budget is spent, or files wait for their answers. What came before is kept."""
 
 
 def closest(word: str, known: Iterable[str], n: int = 3, *, cutoff: float = 0.6) -> list[str]:

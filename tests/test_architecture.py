@@ -27,6 +27,7 @@ FLOORS = [
 OWNERS = {
     "torch": {
         "embedding",
+        "enrichment/transformers.py",
         "recommenders/attention.py",
         "recommenders/learning.py",
         "recommenders/hybrid.py",
@@ -39,7 +40,9 @@ OWNERS = {
         "recommenders/graphs.py",
         "recommenders/graph_learning.py",
     },
-    "transformers": {"embedding"},
+    "transformers": {"embedding", "enrichment/transformers.py"},
+    "openai": {"enrichment/openai.py"},
+    "jinja2": {"enrichment/prompts.py"},
     "sentence_transformers": {"embedding"},
     "peft": {"embedding"},
     "hnswlib": {"neighbors/index.py", "neighbors/products.py"},

@@ -14,6 +14,8 @@ FAMILY = {
     "CorruptArtifactError": RuntimeError,
     "MissingExtraError": ImportError,
     "WorkerError": RuntimeError,
+    "BackendError": RuntimeError,
+    "UnfinishedError": RuntimeError,
 }
 
 

@@ -17,6 +17,7 @@ from llm_tail.config.asking import GraphConfig, HybridConfig, IndexConfig
 from llm_tail.config.base import Settings, explain, override
 from llm_tail.config.data import DataConfig, SplitConfig, TextConfig
 from llm_tail.config.encoding import DEFAULT_ENCODER, EmbeddingConfig, EncoderConfig, LoraConfig, PretrainConfig
+from llm_tail.config.enriching import EnrichmentConfig
 from llm_tail.config.judging import BenchConfig, EvaluationConfig, ValueConfig
 from llm_tail.config.serving import ServeConfig
 from llm_tail.errors import ConfigError
@@ -27,6 +28,7 @@ __all__ = [
     "DataConfig",
     "EmbeddingConfig",
     "EncoderConfig",
+    "EnrichmentConfig",
     "EvaluationConfig",
     "GraphConfig",
     "HybridConfig",
@@ -50,6 +52,7 @@ class RunConfig(Settings):
     folder: str = Field("run", description="Where everything that this run makes is kept.")
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
+    enrichment: EnrichmentConfig = EnrichmentConfig()
     text: TextConfig = TextConfig()
     encoder: EncoderConfig = EncoderConfig()
     pretrain: PretrainConfig = PretrainConfig()

@@ -1,0 +1,113 @@
+"""Who answers: one contract for a server, batch files, a local model, and the texts themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from llm_tail.config.enriching import Task
+
+
+class Near(NamedTuple):
+    """An item beside the one that is asked about: a label for prompts, its id, and what may be seen of it."""
+
+    label: str
+    item_id: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to be answered about one item (or, for profiles, one person).
+
+    Parameters
+    ----------
+    key : str
+        Digest of everything the answer depends on; the reply carries it back.
+    task : Task
+        What is asked.
+    subject : str
+        The item's id; for a profile the person's.
+    domain, language : str
+        Such as ``books`` and ``en``.
+    fields : mapping
+        The item's columns that may be seen, name to value, empty ones left out.
+    near : tuple of Near
+        Candidates for relations, a person's history (oldest first) for profiles; for other tasks near items that
+        an answer may borrow from, empty where nothing may be borrowed.
+    messages : tuple of mapping
+        The rendered prompt as chat messages with ``role`` and ``content``.
+    schema : mapping
+        JSON schema of the answer.
+    max_tokens : int
+        Longest answer, in tokens.
+    """
+
+    key: str
+    task: Task
+    subject: str
+    domain: str
+    language: str
+    fields: Mapping[str, Any]
+    near: tuple[Near, ...] = ()
+    messages: tuple[Mapping[str, str], ...] = ()
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int = 800
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for one request.
+
+    Parameters
+    ----------
+    key : str
+        Of the request.
+    text : str
+        JSON in the form of `llm_tail.enrichment.schema`, or what the model took for it.
+    error : str
+        Why nothing came; empty where something did.
+    tokens_in, tokens_out : int
+        What was paid for, as the server counts.
+    borrowed : tuple of str
+        Ids of the near items whose words went into the answer.
+    """
+
+    key: str
+    text: str = ""
+    error: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    borrowed: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Anything that answers requests.
+
+    Attributes
+    ----------
+    name : str
+        Of the backend.
+    model : str
+        Which model; part of the key of every answer.
+    settings : mapping
+        Whatever else changes its answers, JSON-like; part of the key, so never a secret.
+    costs : bool
+        Whether tokens are paid for.
+    extracts : bool
+        Whether answers are taken from the texts, so that copied words are no fault.
+    """
+
+    name: str
+    model: str
+    settings: Mapping[str, Any]
+    costs: bool
+    extracts: bool
+
+    def check(self) -> None:
+        """Raise an error of this package where no request could be answered; nothing may be paid for it."""
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Yield one reply for each request, in any order; requests are drawn one by one as there is room for them."""
