@@ -56,6 +56,12 @@ class HybridConfig(Settings):
         le=100,
         description="What an item without evidence borrows from the texts, beside its neighbours' IDs.",
     )
+    tail_lift: float = Field(
+        1.0, gt=0, le=100, description="Scores of tail items are multiplied by this; 1 leaves them as they are."
+    )
+    head_price: float = Field(
+        0.01, ge=0, le=1, description="Share of the warm and of the overall ranking that a chosen tail_lift may cost."
+    )
     goal: Literal["all", "warm", "tail", "cold", "overall"] = Field(
         "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."
     )

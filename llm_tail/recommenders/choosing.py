@@ -29,6 +29,7 @@ CHEAP: dict[str, Sequence[float]] = {
 PENALTIES = ((50.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
+LIFTS = (1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5, 3.0)
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
 ROUNDS = 2
 LEARN_USERS = 4096  # people whom the attention learns from
@@ -90,7 +91,10 @@ class Chooser:
             record["tuned"] = self.measure(self.config)
         if self.config.learn:
             record["attention"] = self._learn()
-        names = ("ridge", "pull", "damping", *CHEAP, *(() if self._aged is None else ("recency",)))
+        if self.config.tune:
+            self._lift_tail()
+            record["lifted"] = self.measure(self.config)
+        names = ("ridge", "pull", "damping", "tail_lift", *CHEAP, *(() if self._aged is None else ("recency",)))
         record["settings"] = {name: getattr(self.config, name) for name in names}
         return record
 
@@ -120,6 +124,20 @@ class Chooser:
                 bar.advance(1)
                 if best == before:
                     break
+        self.config = best
+
+    def _lift_tail(self) -> None:
+        """Lift tail items as far as it pays and the head can afford: only then are they shown at no one's expense."""
+        goal, price = self.config.goal, self.config.head_price
+        best, before = self.config, self.measure(self.config)
+        floors = {name: (1.0 - price) * before[name] for name in ("warm", "overall") if name in before}
+        quality = objective(before, goal)
+        for factor in LIFTS:
+            candidate = self.config.replace(tail_lift=self.config.tail_lift * factor)
+            found = self.measure(candidate)
+            affordable = all(found[name] >= floor for name, floor in floors.items())
+            if affordable and is_better(objective(found, goal), quality):
+                best, quality = candidate, objective(found, goal)
         self.config = best
 
     def _learn(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from llm_tail.config import HybridConfig
+from llm_tail.data.segments import Segments
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings
 
 Floats = NDArray[np.float32]
@@ -38,6 +39,24 @@ def text_weights(counts: NDArray[Any], config: HybridConfig) -> Floats:
 def speech(counts: NDArray[Any], config: HybridConfig) -> Floats:
     """Return how much each owned item says of a person: n^-damping, with n at least 1."""
     return np.asarray(np.maximum(counts, 1).astype(np.float64) ** -config.damping, dtype=np.float32)
+
+
+def lift(counts: NDArray[Any], config: HybridConfig) -> Floats:
+    """Return what each item's score is multiplied with: tail_lift for tail items, 1 for all others.
+
+    Scores grow with evidence, so a tail item stands behind head items that fit a person less. A factor at the border
+    of the head was better on validation than a power of the counts, which lifts the thinnest items most and finds the
+    wrong ones.
+
+    Examples
+    --------
+    >>> lift(np.array([9, 0, 1, 2, 3, 1]), HybridConfig(tail_lift=1.5)).tolist()
+    [1.0, 1.0, 1.5, 1.5, 1.5, 1.5]
+    """
+    factors: Floats = np.ones(len(counts), dtype=np.float32)
+    if config.tail_lift != 1.0:
+        factors[Segments.from_counts(counts).tail] = config.tail_lift
+    return factors
 
 
 def text_kernel(a: Floats, b: Floats, power: float) -> Floats:
@@ -96,6 +115,7 @@ class Signals:
         scores = self.own * own_share
         scores += self.borrowed * ((1.0 - own_share) * np.float32(config.borrow))
         scores += self.text * (text_weights(counts, config) * np.float32(self.mass))
+        scores *= lift(counts, config)
         return scores
 
 

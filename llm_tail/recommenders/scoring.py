@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings
-from llm_tail.recommenders.fusion import Floats, speech, text_kernel, text_weights, trust
+from llm_tail.recommenders.fusion import Floats, lift, speech, text_kernel, text_weights, trust
 
 BLOCK_BYTES = 64 << 20
 WHOLE_BYTES = 2 << 30  # a larger score matrix is not kept; its rows are made when somebody owns them
@@ -31,6 +31,7 @@ class ScoreMatrix:
     _borrowing: sp.csr_matrix
     _mass: float
     _weights: Floats | None
+    _lift: Floats
 
     def _rows(self, owned: Rows, asked: Rows | None = None) -> tuple[Floats, Floats, Floats]:
         """Return the own, borrowed and text part of what owned items say of those asked, each (n_owned, n_asked)."""
@@ -54,7 +55,9 @@ class ScoreMatrix:
         text = text_kernel(self._vectors[owned], vectors, self.config.kernel_power)
         text *= text_weights(counts, self.config) * np.float32(self._mass) * voice
         itself = (np.arange(len(owned)), owned) if asked is None else np.equal.outer(owned, asked)
+        lifted = self._lift if asked is None else self._lift[asked]
         for part in (own, borrowed, text):
+            part *= lifted
             part[itself] = 0.0  # no item speaks for itself
         return own, borrowed, text
 
@@ -68,6 +71,7 @@ class ScoreMatrix:
     def _assemble(self) -> None:
         """Add the parts up once, where the whole matrix is small enough to be kept."""
         n = len(self._vectors)
+        self._lift = lift(self._counts, self.config)
         self._weights: Floats | None = None
         if 4 * n * n <= WHOLE_BYTES:
             self._weights = np.empty((n, n), dtype=np.float32)
@@ -115,7 +119,7 @@ class ScoreMatrix:
         column[warm] = said
         text = text_kernel(self._vectors, self._vectors[[row]], self.config.kernel_power)[:, 0]
         column += text * (text_weights(self._counts[[row]], self.config)[0] * np.float32(self._mass))
-        column *= speech(self._counts, self.config)
+        column *= speech(self._counts, self.config) * self._lift[row]
         column[row] = 0.0
         return column
 

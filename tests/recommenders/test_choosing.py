@@ -169,11 +169,29 @@ def test_tuning_never_ends_below_where_it_began(start):
     chooses = chooser(learn=False, **start)
     record = chooses.choose()
     assert objective(record["tuned"]) >= objective(record["given"])
-    assert chooses.measure(chooses.config) == record["tuned"]
+    assert chooses.measure(chooses.config) == record["lifted"]
+    assert chooses.measure(chooses.config.replace(tail_lift=1.0)) == record["tuned"]
     assert "attention" not in record
     if start:
         assert objective(record["tuned"]) > objective(record["given"])
         assert chooses.config != HybridConfig(learn=False, **start)
+
+
+@pytest.mark.parametrize("price", [0.0, 0.01, 0.1, 1.0])
+def test_the_tail_is_lifted_no_further_than_the_head_can_afford(price):
+    chooses = chooser(learn=False, head_price=price)
+    record = chooses.choose()
+    for name in ("warm", "overall"):
+        assert record["lifted"][name] >= (1.0 - price) * record["tuned"][name]
+    assert objective(record["lifted"]) >= objective(record["tuned"])
+
+
+def test_a_lifted_tail_is_found_more_often_and_cold_items_are_as_before():
+    chooses = chooser(tune=False, learn=False)
+    chooses.choose()
+    plain, lifted = chooses.measure(HybridConfig()), chooses.measure(HybridConfig(tail_lift=1.3))
+    assert lifted["tail"] > plain["tail"]
+    assert lifted["cold"] == plain["cold"]
 
 
 def test_above_many_items_only_one_matrix_is_solved(monkeypatch):

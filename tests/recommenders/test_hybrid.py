@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.interactions import Interactions
+from llm_tail.data.segments import Segments
 from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import DataError, NotFittedError, UnknownIdError
 from llm_tail.neighbors.graph import ItemGraph
@@ -206,6 +207,17 @@ def test_damping_quiets_what_everybody_owns(shelf):
     own = [m.explain("w9", history=["w0"]).own for m in (loud, quiet)]
     assert own[1] == pytest.approx(own[0] / count, rel=1e-5)
     assert brought[1] < brought[0]
+
+
+def test_tail_lift_multiplies_what_tail_items_score_and_nothing_else(shelf):
+    plain, lifted = fitted(shelf), fitted(shelf, tail_lift=1.5)
+    tail = Segments.of(shelf.train).tail
+    assert tail.any() and not tail.all()
+    expected = plain._score(plain.histories) * np.where(tail, np.float32(1.5), np.float32(1.0))
+    np.testing.assert_allclose(lifted._score(lifted.histories), expected, rtol=1e-5, atol=1e-6)
+    item = int(np.flatnonzero(tail)[0])
+    np.testing.assert_allclose(lifted._column(item), 1.5 * plain._column(item), rtol=1e-5)
+    assert parts(lifted, f"w{item}") == pytest.approx([1.5 * part for part in parts(plain, f"w{item}")], rel=1e-5)
 
 
 def test_a_mistaken_setting_is_refused():
