@@ -36,8 +36,8 @@ from llm_tail.embedding.sampling import (
 from llm_tail.embedding.text import ItemText
 from llm_tail.errors import DataError
 
-CO_INTERACTION, HISTORY, ATTRIBUTE, TEXT = range(4)
-KINDS = ("co-interaction", "history", "attribute", "text")
+CO_INTERACTION, HISTORY, ATTRIBUTE, TEXT, QUESTION = range(5)
+KINDS = ("co-interaction", "history", "attribute", "text", "question")
 
 
 class TextPairs:
