@@ -31,7 +31,7 @@ class EnrichmentConfig(Settings):
     )
     model: str = Field("", description="The model's name at the server, or the folder or name of a local one.")
     tasks: list[Annotated[str, AfterValidator(_known_task)]] = Field(
-        ["attributes", "summary", "intents"], min_length=1, description=f"What is asked for: {', '.join(TASKS)}."
+        ["attributes", "summary"], min_length=1, description=f"What is asked for: {', '.join(TASKS)}."
     )
     domain: str = Field(
         "products", description="What the items are: products, books, films, music, news, papers, or your own."

@@ -42,6 +42,10 @@ class Request:
         JSON schema of the answer.
     max_tokens : int
         Longest answer, in tokens.
+    temperature : float
+        Randomness, where the backend knows of it.
+    attempt : int
+        1, and 2 where an answer is asked for again with what was wrong with it.
     """
 
     key: str
@@ -54,6 +58,13 @@ class Request:
     messages: tuple[Mapping[str, str], ...] = ()
     schema: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int = 800
+    temperature: float = 0.0
+    attempt: int = 1
+
+    @property
+    def sent_as(self) -> str:
+        """The name under which it is sent: the same for each try, another for a second attempt."""
+        return self.key if self.attempt == 1 else f"{self.key}-{self.attempt}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ class Reply:
         What was paid for, as the server counts.
     borrowed : tuple of str
         Ids of the near items whose words went into the answer.
+    passing : bool
+        Whether the reason will pass, as a server's failure does: the next run asks again.
     """
 
     key: str
@@ -80,6 +93,7 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     borrowed: tuple[str, ...] = ()
+    passing: bool = False
 
 
 @runtime_checkable
@@ -98,6 +112,8 @@ class Backend(Protocol):
         Whether tokens are paid for.
     extracts : bool
         Whether answers are taken from the texts, so that copied words are no fault.
+    tasks : tuple of Task
+        What it can answer.
     """
 
     name: str
@@ -105,6 +121,7 @@ class Backend(Protocol):
     settings: Mapping[str, Any]
     costs: bool
     extracts: bool
+    tasks: tuple[Task, ...]
 
     def check(self) -> None:
         """Raise an error of this package where no request could be answered; nothing may be paid for it."""
