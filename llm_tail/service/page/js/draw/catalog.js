@@ -1,0 +1,118 @@
+/** The whole catalogue as typed arrays: asked for once, decoded once, shared by the views that draw it. */
+
+import { get } from "../api.js";
+import { SEGMENTS } from "../types.js";
+
+/**
+ * @typedef {import("../types.js").Column} Column
+ * @typedef {import("../types.js").MapAnswer} MapAnswer
+ * @typedef {{ code: number, name: string, n: number, x: number, y: number }} Community its middle in data units
+ * @typedef {{ n: number, kind: string, x: Float32Array, y: Float32Array, segment: Uint8Array,
+ *   community: Uint16Array, communities: Community[], counts: number[] }} Points `segment` holds places in SEGMENTS,
+ *   or one more where there is none; `community` places in `communities`, or one more for none; `communities` are the
+ *   largest first
+ */
+
+/** @type {Promise<Points> | null} */
+let asked = null;
+
+/** @returns {Promise<Points>} */
+export function points() {
+  asked ??= get(["map"], {}, { fresh: true }).then(decodeMap).catch((error) => {
+    asked = null;
+    throw error;
+  });
+  return asked;
+}
+
+/**
+ * @param {string} text base64
+ * @returns {Uint8Array<ArrayBuffer>}
+ */
+export function bytes(text) {
+  const packed = atob(text);
+  const found = new Uint8Array(packed.length);
+  for (let i = 0; i < packed.length; i += 1) found[i] = packed.charCodeAt(i);
+  return found;
+}
+
+/** @param {Column} column @returns {Uint8Array | Uint16Array} */
+function codes(column) {
+  const raw = bytes(column.data);
+  if (column.dtype === "uint8") return raw;
+  const view = new DataView(raw.buffer); // little-endian, whatever the reader's machine is
+  return Uint16Array.from({ length: raw.length / 2 }, (_, i) => view.getUint16(2 * i, true));
+}
+
+/** @param {Column} column @returns {Float32Array} */
+function places(column) {
+  const raw = codes(column);
+  const step = (column.high - column.low) / (column.dtype === "uint8" ? 255 : 65535);
+  return Float32Array.from(raw, (value) => column.low + value * step);
+}
+
+/**
+ * @param {MapAnswer} answer
+ * @returns {Points}
+ */
+export function decodeMap(answer) {
+  const n = answer.n_items;
+  const [x, y] = [places(answer.x), places(answer.y)];
+  for (let i = 0; i < n; i += 1) y[i] = -y[i]; // up on paper is down on a screen
+  const names = answer.segment.names;
+  const known = names.map((name) => SEGMENTS.indexOf(/** @type {import("../types.js").Segment} */ (name)));
+  const segment = Uint8Array.from(codes(answer.segment), (code) => (known[code] >= 0 ? known[code] : SEGMENTS.length));
+  const counts = new Array(SEGMENTS.length + 1).fill(0);
+  for (const code of segment) counts[code] += 1;
+  const { communities, community } = gather(codes(answer.community), answer.community.names, x, y);
+  return { n, kind: answer.kind, x, y, segment, community, communities, counts };
+}
+
+/**
+ * Count communities, find their middles, and number them by size.
+ * @param {Uint8Array | Uint16Array} raw
+ * @param {string[]} names
+ * @param {Float32Array} x
+ * @param {Float32Array} y
+ */
+function gather(raw, names, x, y) {
+  /** @type {Community[]} */
+  const all = names.map((name, code) => ({ code, name, n: 0, x: 0, y: 0 }));
+  raw.forEach((code, i) => {
+    const one = all[code];
+    if (!one) return;
+    one.n += 1;
+    one.x += x[i];
+    one.y += y[i];
+  });
+  const communities = all.filter(({ n }) => n > 0).sort((a, b) => b.n - a.n);
+  const place = new Uint16Array(65536).fill(communities.length);
+  communities.forEach((one, at) => {
+    one.x /= one.n;
+    one.y /= one.n;
+    place[one.code] = at;
+  });
+  return { communities, community: Uint16Array.from(raw, (code) => place[code]) };
+}
+
+/**
+ * Colours that stay apart on paper and in the dark: hues a golden turn from each other.
+ * @param {number} n
+ * @param {boolean} dark
+ * @returns {import("./points.js").Colour[]} one more than asked for: grey, for none
+ */
+export function hues(n, dark) {
+  const colours = Array.from({ length: n }, (_, i) => rgb((205 + i * 137.508) % 360, dark ? 0.62 : 0.6, (dark ? 0.66 : 0.42) + ((i >> 3) % 3) * 0.06));
+  return [...colours, dark ? [120, 126, 135] : [150, 148, 142]];
+}
+
+/** @param {number} hue @param {number} saturation @param {number} light @returns {import("./points.js").Colour} */
+function rgb(hue, saturation, light) {
+  const reach = saturation * Math.min(light, 1 - light);
+  /** @param {number} n */
+  const channel = (n) => {
+    const k = (n + hue / 30) % 12;
+    return Math.round(255 * (light - reach * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
+  };
+  return [channel(0), channel(8), channel(4)];
+}
