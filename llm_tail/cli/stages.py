@@ -75,7 +75,7 @@ def _details(workspace: Workspace, name: str) -> dict[str, Any]:
     if name == "audit":
         return {"audit": workspace.audit.to_dict()}
     if name == "graph":
-        return {"report": asdict(workspace.graph.report)}
+        return {"report": workspace.graph.report().to_dict()}
     if name == "finetune":
         from llm_tail.workspace.adapters import verdict_of
 

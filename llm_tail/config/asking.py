@@ -24,6 +24,9 @@ class GraphConfig(Settings):
     relations: list[str] = Field([], description="Columns whose shared values tie items together.")
     neighbors: int = Field(15, ge=1, le=1000, description="Semantic neighbours an item is tied to.")
     min_similarity: float = Field(0.3, ge=-1, le=1, description="Semantic ties weaker than this are left out.")
+    mutual: bool = Field(
+        False, description="Keep semantic ties that both items choose, and each item's strongest; no others."
+    )
     hub_cap: int = Field(200, ge=2, description="A value shared by more items than this says nothing and ties none.")
     co_interaction: bool = Field(True, description="Tie items that the same people took (training only).")
     co_neighbors: int = Field(15, ge=1, le=1000, description="Ties of that kind an item keeps.")

@@ -7,7 +7,7 @@ of rows, so that memory is bounded by the ties that are kept and not by the pair
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from llm_tail.data.catalog import Catalog
-from llm_tail.data.ids import Rows
+from llm_tail.data.ids import IdMap, Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import DataError, closest
@@ -29,37 +29,8 @@ if TYPE_CHECKING:
 SIMILAR, TAKEN_TOGETHER = "similar", "taken_together"
 BLOCK_ENTRIES = 4_000_000  # entries of one block of a sparse product: about 50 MB
 MAX_TIES = 100  # ties of one shared-value relation that an item keeps
-
-
-@dataclass(frozen=True)
-class GraphReport:
-    """What was tied and what was not.
-
-    Parameters
-    ----------
-    edges : dict
-        Ties of each relation, each pair counted once.
-    n_hubs : dict
-        For each column, how many values were left out because too many items share them.
-    hubs : dict
-        For each column, the largest of these (at most 20) with their numbers of items.
-    n_untied : int
-        Items without any tie.
-    """
-
-    edges: dict[str, int]
-    n_hubs: dict[str, int] = field(default_factory=dict)
-    hubs: dict[str, dict[str, int]] = field(default_factory=dict)
-    n_untied: int = 0
-
-    def __str__(self) -> str:
-        lines = [f"{name}: {n:,} edges" for name, n in self.edges.items()]
-        for name, hubs in self.hubs.items():
-            if hubs:
-                shown = ", ".join(f"{value} ({n:,} items)" for value, n in list(hubs.items())[:3])
-                lines.append(f"{name}: {self.n_hubs[name]:,} values too common to tie items, such as {shown}")
-        lines.append(f"{self.n_untied:,} items have no edge")
-        return "\n".join(lines)
+EXACT_MOST = 20_000  # vectors without an index: beyond so many, one is built
+ASK_BLOCK = 16_384  # items whose neighbours are asked for at once
 
 
 @dataclass(frozen=True)
@@ -138,11 +109,28 @@ def value_ties(shared: SharedValues, max_ties: int = MAX_TIES) -> sp.csr_matrix:
     O(sum over values of n_items_with_value²) time; an item keeps its strongest `max_ties`, and of equal ones those
     that stand nearest to it in the catalogue, so that no item is picked by all others.
     """
-    members = shared.members
+    return symmetric(value_rows(shared, np.arange(shared.members.shape[0]), max_ties))
+
+
+def value_rows(shared: SharedValues, rows: Rows, max_ties: int = MAX_TIES) -> sp.csr_matrix:
+    """Return the ties that some items choose, shape (n_items, n_items): not symmetric, the rows of others empty."""
+    members, n = shared.members, shared.members.shape[0]
+    if not len(rows):
+        return sp.csr_matrix((np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(n + 1, np.int32)), shape=(n, n))
     weighted = (members @ sp.diags_array(shared.weights)).tocsr()
     transposed = members.T.tocsr()
-    cost = members @ np.diff(transposed.indptr)
-    return _blocked(cost, lambda part: (weighted[part] @ transposed).tocsr(), max_ties)
+    cost = members[rows] @ np.diff(transposed.indptr)
+    chosen = _blocked(cost, lambda part: (weighted[rows[part]] @ transposed).tocsr(), max_ties, rows)
+    ends = np.zeros(n + 1, dtype=np.int64)
+    ends[rows + 1] = np.diff(chosen.indptr)
+    return sp.csr_matrix((chosen.data, chosen.indices, np.cumsum(ends)), shape=(n, n))
+
+
+def value_keys(names: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Return values as they are compared: case and runs of spaces do not count."""
+    words = pc.replace_substring_regex(pa.array(names, pa.string()), r"\s+", " ")
+    keys = pc.utf8_lower(pc.utf8_normalize(pc.utf8_trim_whitespace(words), "NFKC"))
+    return np.asarray(keys.to_numpy(zero_copy_only=False), dtype=object)
 
 
 def co_ties(interactions: Interactions, neighbors: int) -> sp.csr_matrix:
@@ -156,7 +144,7 @@ def co_ties(interactions: Interactions, neighbors: int) -> sp.csr_matrix:
     left = (sp.diags_array(1.0 / scale) @ by_item).tocsr()
     right = (taken @ sp.diags_array(1.0 / scale)).tocsr()
     cost = by_item @ np.diff(taken.indptr)
-    return _blocked(cost, lambda part: (left[part] @ right).tocsr(), neighbors)
+    return symmetric(_blocked(cost, lambda part: (left[part] @ right).tocsr(), neighbors))
 
 
 def tie_columns(catalog: Catalog, names: Sequence[str]) -> list[str]:
@@ -173,19 +161,45 @@ def tie_columns(catalog: Catalog, names: Sequence[str]) -> list[str]:
 
 def near_rows(catalog: Catalog, source: NeighborIndex | Embeddings, k: int) -> tuple[Rows, NDArray[np.float32]]:
     """Return rows of the catalogue and cosines, each of shape (n_items, k), nearest first, -1 where there is none."""
+    ask = near_asker(catalog.ids, source, k)
+    rows, similarities = np.full((len(catalog), k), -1, dtype=np.int64), np.empty((len(catalog), k), dtype=np.float32)
+    for start in range(0, len(catalog), ASK_BLOCK):
+        part = slice(start, min(start + ASK_BLOCK, len(catalog)))
+        rows[part], similarities[part] = ask(np.arange(part.start, part.stop))
+    return rows, similarities
+
+
+def near_asker(
+    ids: IdMap, source: NeighborIndex | Embeddings, k: int
+) -> Callable[[Rows], tuple[Rows, NDArray[np.float32]]]:
+    """Return what answers with the k nearest of some items, both as rows of `ids`; of many vectors an index is built.
+
+    Raises
+    ------
+    DataError
+        If an item has no vector, or is not in the index.
+    """
     if isinstance(source, Embeddings):
-        vectors = source.on(catalog).vectors
-        return nearest(vectors, vectors, k, exclude_rows=np.arange(len(catalog)))
-    rows = source.ids.rows(catalog.ids.values)
-    if (rows < 0).any():
-        missing = ", ".join(catalog.ids.values[rows < 0][:3])
-        raise DataError(f"{int((rows < 0).sum())} items are not in the index, such as {missing}; build it from them")
-    found, similarities = source.similar_rows(rows, k)  # (n_items, k)
-    ours = catalog.ids.rows(source.ids.values)  # (n_index,): rows of the catalogue, -1 where it lacks the item
-    return np.where(found >= 0, ours[found], -1), similarities
+        vectors = source.on(ids).vectors
+        if len(ids) <= EXACT_MOST:
+            return lambda rows: nearest(vectors[rows], vectors, k, exclude_rows=rows)
+        from llm_tail.neighbors.index import NeighborIndex
+
+        source = NeighborIndex.build(Embeddings(ids, vectors))
+    index, there = source, source.ids.rows(ids.values)  # (n_items,): rows of the index
+    if (there < 0).any():
+        missing = ", ".join(ids.values[there < 0][:3])
+        raise DataError(f"{int((there < 0).sum())} items are not in the index, such as {missing}; build it from them")
+    ours = ids.rows(source.ids.values)  # (n_index,): rows of the catalogue, -1 where it lacks the item
+
+    def ask(rows: Rows) -> tuple[Rows, NDArray[np.float32]]:
+        found, similarities = index.similar_rows(there[rows], k)  # (n_rows, k)
+        return np.where(found >= 0, ours[found], -1), similarities
+
+    return ask
 
 
-def near_ties(rows: Rows, similarities: Similarities, min_similarity: float) -> sp.csr_matrix:
+def near_ties(rows: Rows, similarities: Similarities, min_similarity: float, *, mutual: bool = False) -> sp.csr_matrix:
     """Return the ties of near texts, their cosines as weights.
 
     Parameters
@@ -194,17 +208,36 @@ def near_ties(rows: Rows, similarities: Similarities, min_similarity: float) -> 
         What an index answered for each item; rows below 0 are none.
     min_similarity : float
         Weaker ties are left out, and in any case those that are not above 0.
+    mutual : bool
+        Keep a tie only where both items chose it, and each item's strongest, so that none is cut off.
     """
+    chosen = near_choices(rows, similarities, min_similarity)
+    return mutual_ties(chosen) if mutual else symmetric(chosen)
+
+
+def near_choices(rows: Rows, similarities: Similarities, min_similarity: float) -> sp.csr_matrix:
+    """Return which items each item chose, shape (n_items, n_items), not symmetric."""
     n = len(rows)
     kept = (rows >= 0) & (rows != np.arange(n)[:, None]) & (similarities >= min_similarity) & (similarities > 0)
-    line = np.nonzero(kept)[0]
-    return _symmetric(sp.csr_matrix((similarities[kept].astype(np.float32), (line, rows[kept])), shape=(n, n)))
+    ends = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    chosen = sp.csr_matrix((similarities[kept].astype(np.float32), rows[kept].astype(np.int32), ends), shape=(n, n))
+    chosen.sort_indices()
+    return chosen
 
 
-def _blocked(cost: NDArray[np.float64], product: Callable[[slice], sp.csr_matrix], keep: int) -> sp.csr_matrix:
-    """Return the rows of a sparse product, block by block, each row cut to its strongest and all made symmetric."""
-    parts = [_strongest(product(part), part.start, keep) for part in _parts(cost)]
-    return _symmetric(sp.vstack(parts, format="csr", dtype=np.float32))
+def mutual_ties(chosen: sp.csr_matrix) -> sp.csr_matrix:
+    """Return the choices that are returned, and each item's strongest choice, as a symmetric matrix."""
+    both = chosen.minimum(chosen.T.tocsr()).tocsr()
+    return symmetric(both.maximum(_strongest(chosen, np.arange(chosen.shape[0]), 1)).tocsr())
+
+
+def _blocked(
+    cost: NDArray[np.float64], product: Callable[[slice], sp.csr_matrix], keep: int, rows: Rows | None = None
+) -> sp.csr_matrix:
+    """Return the rows of a sparse product, block by block, each cut to its strongest; `rows` says which they are."""
+    rows = np.arange(len(cost)) if rows is None else rows
+    parts = [_strongest(product(part), rows[part], keep) for part in _parts(cost)]
+    return sp.csr_matrix(sp.vstack(parts, format="csr", dtype=np.float32))
 
 
 def _parts(cost: NDArray[np.float64]) -> Iterator[slice]:
@@ -218,15 +251,15 @@ def _parts(cost: NDArray[np.float64]) -> Iterator[slice]:
         start = stop
 
 
-def _strongest(block: sp.csr_matrix, offset: int, keep: int) -> sp.csr_matrix:
+def _strongest(block: sp.csr_matrix, rows: Rows, keep: int) -> sp.csr_matrix:
     """Return the block without its diagonal, each row cut to its `keep` strongest; of equal ones the nearest rows."""
     n_rows, n_items = block.shape
     line = np.repeat(np.arange(n_rows), np.diff(block.indptr))
     column, weight = block.indices.astype(np.int64), block.data
-    other = column != line + offset
+    other = column != rows[line]
     line, column, weight = line[other], column[other], weight[other]
     if line.size and np.bincount(line).max() > keep:
-        gap = np.abs(column - line - offset)
+        gap = np.abs(column - rows[line])
         # Rounded, for sums of the same weights in another order differ in the last bit.
         order = np.lexsort((column, np.minimum(gap, n_items - gap), -np.round(weight, 5), line))
         line, column, weight = line[order], column[order], weight[order]
@@ -235,8 +268,8 @@ def _strongest(block: sp.csr_matrix, offset: int, keep: int) -> sp.csr_matrix:
     return sp.csr_matrix((weight.astype(np.float32), (line, column)), shape=block.shape)
 
 
-def _symmetric(matrix: sp.csr_matrix) -> sp.csr_matrix:
+def symmetric(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Return the larger of each tie and its mirror image, columns sorted."""
-    both = matrix.maximum(matrix.T).tocsr()
+    both = matrix.maximum(matrix.T.tocsr()).tocsr()
     both.sort_indices()
     return sp.csr_matrix(both)

@@ -7,28 +7,25 @@ on demand. The words behind a tie, such as the author that two books share, are 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from llm_tail.artifacts import fingerprint as digest
-from llm_tail.artifacts import read_artifact, write_artifact
 from llm_tail.config import GraphConfig
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.ids import IdMap
 from llm_tail.data.interactions import Interactions
 from llm_tail.embedding.store import Embeddings
-from llm_tail.errors import CorruptArtifactError, DataError, closest
+from llm_tail.errors import DataError
+from llm_tail.html import html_table
 from llm_tail.neighbors.edges import (
     SIMILAR,
     TAKEN_TOGETHER,
-    GraphReport,
     SharedValues,
     co_ties,
     near_rows,
@@ -37,8 +34,10 @@ from llm_tail.neighbors.edges import (
     tie_columns,
     value_ties,
 )
-from llm_tail.neighbors.exact import check_k
-from llm_tail.neighbors.walks import STRONGEST, Related, Step, best_ways, strongest_path, together
+from llm_tail.neighbors.questions import Questions
+from llm_tail.neighbors.report import ALL, Degrees, GraphReport, components_of, sizes_of
+from llm_tail.neighbors.strengths import arrays_of
+from llm_tail.neighbors.walks import Related, Step
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -47,19 +46,18 @@ if TYPE_CHECKING:
 
 __all__ = ["GraphReport", "ItemGraph", "Related", "Step"]
 
-KIND = "item-graph"
 HUBS_SHOWN = 20
 
 
-class ItemGraph:
+class ItemGraph(Questions):
     """Items and typed, weighted, undirected ties between them; made with `build` or `load`.
 
     Attributes
     ----------
     ids : IdMap
         The items; their rows are the rows of every matrix.
-    report : GraphReport
-        Ties of each relation, hubs that were left out, items without a tie.
+    config : GraphConfig
+        The settings it was built with.
 
     Notes
     -----
@@ -67,7 +65,9 @@ class ItemGraph:
     "taken_together", 1 - exp(-weight) for shared values. Several relations between the same two items add up like
     independent reasons, 1 - (1 - s1)(1 - s2)...; a path is as strong as the product of its steps.
 
-    Memory: 8 bytes a direction of a tie and relation, and as much again for the combined matrix once it is used.
+    Memory: 8 bytes a direction of a tie and relation (`n_bytes` counts every array). `path`, `communities`, `bridges`
+    and a `walk` in a graph of medium size make the combined matrix of several relations, which is kept and takes as
+    much again; `related` and `neighborhood` do without.
 
     Examples
     --------
@@ -88,16 +88,17 @@ class ItemGraph:
         ids: IdMap,
         matrices: Mapping[str, sp.csr_matrix],
         *,
-        titles: Sequence[str] | None = None,
+        titles: Sequence[str] | pa.Array | None = None,
         values: Mapping[str, SharedValues] | None = None,
-        report: GraphReport | None = None,
+        config: GraphConfig | None = None,
     ) -> None:
         self.ids = ids
         self._matrices = dict(matrices)
-        self._titles = list(titles) if titles is not None else [""] * len(ids)
+        words = [""] * len(ids) if titles is None else titles
+        self._titles = words if isinstance(words, pa.Array) else pa.array(words, pa.string())
         self._values = dict(values or {})
-        self._strengths: dict[str | None, sp.csr_matrix] = {}
-        self.report = report or GraphReport({name: m.nnz // 2 for name, m in self._matrices.items()})
+        self.config = config or GraphConfig()
+        self._strengths = {}
 
     @classmethod
     def build(
@@ -140,21 +141,14 @@ class ItemGraph:
         source = index if index is not None else embeddings
         if source is not None:
             rows, similarities = near_rows(catalog, source, config.neighbors)
-            matrices[SIMILAR] = near_ties(rows, similarities, config.min_similarity)
+            matrices[SIMILAR] = near_ties(rows, similarities, config.min_similarity, mutual=config.mutual)
         values = {column: shared_values(catalog, column, config.hub_cap) for column in columns}
         matrices |= {column: value_ties(shared) for column, shared in values.items()}
         if interactions is not None and config.co_interaction:
             matrices[TAKEN_TOGETHER] = co_ties(interactions.on(catalog), config.co_neighbors)
         if not matrices:
             raise DataError("nothing is given that could tie items; give an index, relations or interactions")
-        graph = cls(catalog.ids, matrices, titles=catalog.titles, values=values)
-        graph.report = GraphReport(
-            graph.report.edges,
-            {column: len(shared.hubs) for column, shared in values.items()},
-            {column: dict(list(shared.hubs.items())[:HUBS_SHOWN]) for column, shared in values.items()},
-            int((graph.degree() == 0).sum()),
-        )
-        return graph
+        return cls(catalog.ids, matrices, titles=titles_of(catalog), values=values, config=config)
 
     @property
     def relations(self) -> list[str]:
@@ -164,7 +158,19 @@ class ItemGraph:
     @property
     def n_edges(self) -> int:
         """How many ties there are: each pair counts once for every relation that ties it."""
-        return sum(self.report.edges.values())
+        return sum(self.edges.values())
+
+    @property
+    def edges(self) -> dict[str, int]:
+        """How many ties each relation has, each pair counted once."""
+        return {name: matrix.nnz // 2 for name, matrix in self._matrices.items()}
+
+    @property
+    def n_bytes(self) -> int:
+        """What all arrays take: ties with their weights, who has which value, and what was made of them since."""
+        ties = sum(array.nbytes for matrix in self._matrices.values() for array in arrays_of(matrix))
+        values = sum(array.nbytes for shared in self._values.values() for array in arrays_of(shared.members))
+        return ties + values + sum(made.kept_bytes for made in self._strengths.values())
 
     def matrix(self, relation: str | None = None) -> sp.csr_matrix:
         """Return one relation's weights, or how strongly items are tied by all relations together.
@@ -179,69 +185,32 @@ class ItemGraph:
         csr_matrix of float32, shape (n_items, n_items)
             Symmetric, no loops. Not a copy: do not write into it.
         """
-        return self._strength(None) if relation is None else self._matrices[self._known(relation)]
+        return self._along().whole() if relation is None else self._matrices[self._known(relation)]
 
     def degree(self, relation: str | None = None) -> NDArray[np.int64]:
         """Return how many other items each item is tied to, shape (n_items,)."""
-        return np.diff(self.matrix(relation).indptr).astype(np.int64)
+        return self._along(None if relation is None else (self._known(relation),)).degrees()
 
-    def neighbors(self, item_id: str, relation: str) -> list[tuple[str, float]]:
-        """Return the items that one relation ties to an item and the weights of the ties, strongest first."""
-        row, matrix = self.ids.row(item_id), self._matrices[self._known(relation)]
-        part = slice(matrix.indptr[row], matrix.indptr[row + 1])
-        order = np.lexsort((matrix.indices[part], -matrix.data[part]))
-        found = zip(matrix.indices[part][order], matrix.data[part][order].tolist(), strict=True)
-        return [(self.ids[int(other)], weight) for other, weight in found]
+    def report(self) -> GraphReport:
+        """Count ties, degrees, hubs that were left out, and the parts that hang together.
 
-    def related(self, item_id: str, *, hops: int = 1, relation: str | None = None, k: int = 20) -> list[Related]:
-        """Return the items that can be reached from an item, best first.
-
-        Parameters
-        ----------
-        item_id : str
-            Where to start.
-        hops : int
-            How many steps to go at most, at least 1.
-        relation : str, optional
-            Walk along this relation only.
-        k : int
-            How many to return at most.
-
-        Raises
-        ------
-        UnknownIdError
-            If there is no such item.
-        DataError
-            If there is no such relation, or `hops` or `k` is below 1.
-
-        Notes
-        -----
-        O(ties within reach) time a hop, O(n_items) memory a hop.
+        O(n_edges) time; memory for one relation.
         """
-        k, start = check_k(k), self.ids.row(item_id)
-        if hops < 1:
-            raise DataError(f"hops is {hops}, expected at least 1")
-        ways = best_ways(self._strength(relation), start, hops)
-        return [self._related(way, weight, relation) for way, weight in ways.best(k)]
-
-    def path(self, a: str, b: str) -> list[Step]:
-        """Return the strongest chain of ties from one item to another, to explain the one by the other.
-
-        The strongest chain is that with the largest product of strengths (as in `related`), whatever its length: two
-        strong steps beat one weak one. It is empty where there is none, and where `a` is `b`.
-
-        Raises
-        ------
-        UnknownIdError
-            If there is no such item.
-
-        Notes
-        -----
-        Dijkstra's algorithm on -log(strength): O(n_edges log n_items) time.
-        """
-        start, end = self.ids.row(a), self.ids.row(b)
-        way = strongest_path(self._strength(None), start, end)
-        return [self._step(source, target) for source, target in pairwise(way)]
+        degrees = {name: self.degree(name) for name in self.relations}
+        together = self.degree()
+        labels, tied = components_of(self._matrices, len(self)), together > 0
+        sizes = sizes_of(labels, tied)
+        return GraphReport(
+            len(self),
+            self.edges,
+            {name: len(shared.hubs) for name, shared in self._values.items()},
+            {name: dict(list(shared.hubs.items())[:HUBS_SHOWN]) for name, shared in self._values.items()},
+            int((~tied).sum()),
+            {name: Degrees.of(one) for name, one in {**degrees, ALL: together}.items()},
+            tuple(sizes[:HUBS_SHOWN].tolist()),
+            len(sizes),
+            self.n_bytes,
+        )
 
     def to_networkx(self, relations: Sequence[str] | None = None) -> nx.MultiGraph:
         """Return a networkx graph: nodes carry ``title``, edges have the relation as key and carry ``weight``.
@@ -255,15 +224,107 @@ class ItemGraph:
         -----
         Takes some 500 bytes an edge: 10 GB for twenty million of them.
         """
-        import networkx as nx
+        from llm_tail.neighbors.exchange import to_networkx
 
-        graph = nx.MultiGraph()
-        graph.add_nodes_from((item_id, {"title": title}) for item_id, title in zip(self.ids, self._titles, strict=True))
-        for relation in self.relations if relations is None else relations:
-            upper = sp.triu(self._matrices[self._known(relation)], k=1).tocoo()
-            ends = (self.ids.values[upper.row], self.ids.values[upper.col], upper.data.tolist())
-            graph.add_edges_from((a, b, relation, {"weight": w}) for a, b, w in zip(*ends, strict=True))
-        return graph
+        return to_networkx(self, self._chosen(relations))
+
+    @classmethod
+    def from_networkx(cls, graph: nx.Graph) -> ItemGraph:
+        """Return the item graph that `to_networkx` gave, or one of any undirected networkx graph.
+
+        Parameters
+        ----------
+        graph : networkx.Graph or MultiGraph
+            Nodes may carry ``title``, edges ``weight`` (1 if missing) and, in a plain graph, ``relation``.
+
+        Raises
+        ------
+        DataError
+            If it is directed, or a weight is not above 0.
+        """
+        from llm_tail.neighbors.exchange import from_networkx
+
+        return from_networkx(graph)
+
+    def export(self, path: str | Path, *, relations: Sequence[str] | None = None, base: str = "urn:llm-tail:") -> Path:
+        """Write the graph for other tools and return its path; the suffix says how.
+
+        Parameters
+        ----------
+        path : path
+            ``.graphml`` (Gephi, yEd, networkx), ``.jsonld`` and ``.nt`` (RDF stores), or ``.parquet``, which
+            `from_parquet` reads back without loss: a table of ties, and beside it ``NAME.items.parquet``.
+        relations : sequence of str, optional
+            Which; all of them if left out.
+        base : str
+            What the IRIs of items and relations begin with, in JSON-LD and N-Triples.
+
+        Raises
+        ------
+        DataError
+            If the suffix is none of these, or there is no such relation.
+        """
+        from llm_tail.neighbors.exchange import export
+
+        return export(self, Path(path), self._chosen(relations), base)
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> ItemGraph:
+        """Read what `export` wrote into a parquet file; another table of ties will do too.
+
+        Parameters
+        ----------
+        path : path
+            Columns ``source``, ``target``, and if there ``relation`` and ``weight``.
+        """
+        from llm_tail.neighbors.exchange import from_parquet
+
+        return from_parquet(Path(path))
+
+    def upsert(
+        self,
+        catalog: Catalog,
+        changed: Sequence[str] = (),
+        *,
+        index: NeighborIndex | None = None,
+        embeddings: Embeddings | None = None,
+        interactions: Interactions | None = None,
+    ) -> ItemGraph:
+        """Return the graph with items added, replaced and removed; the ties of the others are kept and not made again.
+
+        It equals a graph that is built anew, up to what an approximate search finds.
+
+        Parameters
+        ----------
+        catalog : Catalog
+            All items as they are now. Those that the graph lacks are added, those that it has and the catalogue has
+            not are removed.
+        changed : sequence of str
+            Items that were there before and have other values or another vector now.
+        index, embeddings : NeighborIndex or Embeddings
+            The vectors of all items as they are now; one of them where the graph has the relation "similar".
+        interactions : Interactions, optional
+            All training interactions as they are now; without them, ties of "taken_together" stay as they are.
+
+        Raises
+        ------
+        DataError
+            If a changed item is not in the catalogue, or the vectors are missing.
+
+        Notes
+        -----
+        O(n_new n_items dim) for those whose neighbours a new item displaces, and a query for each of these; with
+        ``mutual``, a query for every item. Only ties of columns that a new item could have changed are counted again.
+        """
+        from llm_tail.neighbors.growing import upsert
+
+        return upsert(self, catalog, changed, index if index is not None else embeddings, interactions)
+
+    def plot(self, item_id: str, hops: int = 2, *, k: int = 30, relations: Sequence[str] | None = None) -> Any:
+        """Draw an item and what is near it in the graph; returns a matplotlib figure (extra ``plot``)."""
+        from llm_tail.neighbors.drawing import draw_neighborhood
+
+        return draw_neighborhood(self.neighborhood(item_id, hops=hops, k=k, relations=relations))
 
     def fingerprint(self) -> str:
         """Return a digest of the items and all ties."""
@@ -282,31 +343,9 @@ class ItemGraph:
         fingerprint : str, optional
             Digest of what it was made from; `fingerprint` of the graph itself if left out.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        for name, matrix in self._matrices.items():
-            arrays |= _parts(f"ties/{name}", matrix) | {f"ties/{name}/data": matrix.data}
-        for name, shared in self._values.items():
-            arrays |= _parts(f"values/{name}", shared.members)
-        words = [(name, str(value)) for name, shared in self._values.items() for value in shared.names]
-        report = self.report
-        facts = {
-            "n_items": len(self),
-            "relations": self.relations,
-            "columns": list(self._values),
-            "report": {
-                "edges": report.edges,
-                "n_hubs": report.n_hubs,
-                "hubs": report.hubs,
-                "n_untied": report.n_untied,
-            },
-        }
-        with write_artifact(folder, KIND, fingerprint or self.fingerprint(), facts) as draft:
-            save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, draft.file("edges.safetensors"))
-            items = pd.DataFrame({"id": self.ids.values.astype(str), "title": self._titles})
-            items.to_parquet(draft.file("items.parquet"))
-            frame = pd.DataFrame(words, columns=["relation", "value"], dtype=str)
-            frame.to_parquet(draft.file("values.parquet"))
-        return Path(folder)
+        from llm_tail.neighbors.graph_files import save_graph
+
+        return save_graph(self, Path(folder), fingerprint or self.fingerprint())
 
     @classmethod
     def load(cls, folder: str | Path, fingerprint: str | None = None) -> ItemGraph:
@@ -319,80 +358,9 @@ class ItemGraph:
         CorruptArtifactError
             If a file is not what was written.
         """
-        artifact = read_artifact(folder, KIND, fingerprint, stage="llm-tail graph")
-        try:
-            facts = artifact.facts
-            arrays = load_file(artifact.file("edges.safetensors"))
-            items = pd.read_parquet(artifact.file("items.parquet"))
-            words = pd.read_parquet(artifact.file("values.parquet"))
-            n = len(items)
-            matrices = {name: _matrix(f"ties/{name}", arrays, (n, n)) for name in facts["relations"]}
-            values, report = {}, GraphReport(**facts["report"])
-            for name in facts["columns"]:
-                names = words["value"][words["relation"] == name].to_numpy(dtype=object)
-                members = _matrix(f"values/{name}", arrays, (n, len(names)))
-                values[name] = SharedValues(members, names, report.hubs[name])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptArtifactError(
-                f"the {KIND} at {folder} cannot be read ({error})", "remove the folder, then run: llm-tail graph"
-            ) from error
-        ids = IdMap(items["id"].to_numpy(), "item")
-        return cls(ids, matrices, titles=items["title"].tolist(), values=values, report=report)
+        from llm_tail.neighbors.graph_files import load_graph
 
-    def _known(self, relation: str) -> str:
-        if relation not in self._matrices:
-            near = closest(relation, self._matrices, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(self._matrices)}"
-            raise DataError(f"the graph has no relation {relation!r}; {hint}")
-        return relation
-
-    def _strength(self, relation: str | None) -> sp.csr_matrix:
-        """Return the ties with strengths in (0, 1) for weights, made once; `relation` None is all of them together."""
-        if relation not in self._strengths:
-            if relation is None:
-                self._strengths[None] = together([self._scaled(name) for name in self._matrices])
-            else:
-                self._strengths[relation] = self._scaled(self._known(relation))
-        return self._strengths[relation]
-
-    def _scaled(self, relation: str) -> sp.csr_matrix:
-        scaled = self._matrices[relation].copy()
-        if relation in self._values:
-            scaled.data = -np.expm1(-scaled.data)
-        np.minimum(scaled.data, STRONGEST, out=scaled.data)
-        return scaled
-
-    def _related(self, way: list[int], weight: float, relation: str | None) -> Related:
-        hops = len(way) - 1
-        if relation is not None:
-            relations: tuple[str, ...] = (relation,) * hops
-        elif hops == 1:
-            relations = tuple(self._between(*way))
-        else:
-            relations = tuple(next(iter(self._between(*step))) for step in pairwise(way))
-        return Related(self.ids[way[-1]], relations, weight, hops, tuple(self.ids[row] for row in way[1:-1]))
-
-    def _between(self, a: int, b: int) -> dict[str, float]:
-        """Return the strengths of the relations that tie two items, strongest first."""
-        found = {}
-        for name, matrix in self._matrices.items():
-            weight = float(matrix[a, b])
-            if weight > 0:
-                found[name] = float(-np.expm1(-weight)) if name in self._values else weight
-        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
-
-    def _step(self, a: int, b: int) -> Step:
-        relation = next(iter(self._between(a, b)))
-        weight = float(self._strength(None)[a, b])
-        return Step(self.ids[a], relation, self.ids[b], weight, self._shared(relation, a, b))
-
-    def _shared(self, relation: str, a: int, b: int) -> str | None:
-        """Return the rarest value that two items share."""
-        if relation not in self._values:
-            return None
-        shared = self._values[relation]
-        both = np.intersect1d(shared.members[a].indices, shared.members[b].indices)
-        return str(shared.names[both[np.argmax(shared.weights[both])]])
+        return load_graph(Path(folder), fingerprint)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -401,16 +369,16 @@ class ItemGraph:
         return item_id in self.ids
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{name} {n:,}" for name, n in self.report.edges.items())
+        parts = ", ".join(f"{name} {n:,}" for name, n in self.edges.items())
         edges = "edge" if self.n_edges == 1 else "edges"
         return f"ItemGraph({len(self):,} items, {self.n_edges:,} {edges}: {parts})"
 
+    def _repr_html_(self) -> str:
+        rows = ([name, n] for name, n in self.edges.items())
+        return html_table(["relation", "edges"], rows, title=repr(self))
 
-def _parts(name: str, matrix: sp.csr_matrix) -> dict[str, NDArray[Any]]:
-    return {f"{name}/indptr": matrix.indptr.astype(np.int64), f"{name}/indices": matrix.indices.astype(np.int32)}
 
-
-def _matrix(name: str, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, int]) -> sp.csr_matrix:
-    indices = arrays[f"{name}/indices"]
-    data = arrays.get(f"{name}/data", np.ones(len(indices), dtype=np.float32))
-    return sp.csr_matrix((data, indices, arrays[f"{name}/indptr"]), shape=shape)
+def titles_of(catalog: Catalog) -> pa.Array:
+    """Return the titles of a catalogue as they lie in its table."""
+    column = catalog.table["title"].combine_chunks()
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,8 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import dijkstra
 
 from llm_tail.data.ids import Rows
-
-STRONGEST = 1.0 - 1e-6  # no tie is certain, so that every step costs something
+from llm_tail.html import html_table
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,49 @@ class Step:
     value: str | None = None
 
 
+class RelatedItems(list[Related]):
+    """The answer of `ItemGraph.related`: a list that shows itself in a notebook.
+
+    Parameters
+    ----------
+    items : iterable of Related
+        Best first.
+    titles : sequence of str
+        As many, for reading.
+    """
+
+    def __init__(self, items: Iterable[Related] = (), titles: Sequence[str] = ()) -> None:
+        super().__init__(items)
+        self.titles = list(titles)
+
+    def _repr_html_(self) -> str:
+        titles = self.titles if len(self.titles) == len(self) else [""] * len(self)
+        rows = (
+            [one.item_id, title, one.weight, (" > " if one.hops > 1 else ", ").join(one.relations), ", ".join(one.via)]
+            for one, title in zip(self, titles, strict=True)
+        )
+        return html_table(["item", "title", "strength", "tied by", "via"], rows)
+
+
+class ItemPath(list[Step]):
+    """The answer of `ItemGraph.path`: a list of steps that shows itself in a notebook."""
+
+    def _repr_html_(self) -> str:
+        rows = ([step.source, step.relation, step.value, step.target, step.weight] for step in self)
+        return html_table(["from", "tied by", "value", "to", "strength"], rows)
+
+
+class Ties(Protocol):
+    """What a walk needs to know: how strongly some items are tied to all others."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_items, n_items)."""
+
+    def __getitem__(self, rows: Rows) -> sp.csr_matrix:
+        """Return strengths in (0, 1), shape (n_rows, n_items)."""
+
+
 @dataclass(frozen=True)
 class Ways:
     """The best ways from one item to all that a few hops reach.
@@ -96,7 +139,7 @@ class Ways:
             yield way[::-1], float(self.strengths[row])
 
 
-def best_ways(ties: sp.csr_matrix, start: int, hops: int) -> Ways:
+def best_ways(ties: Ties | sp.csr_matrix, start: int, hops: int) -> Ways:
     """Return the strongest ways of at most `hops` steps from one item: Bellman and Ford's algorithm, hop by hop.
 
     O(ties of the items reached) time and O(n_items) memory a hop; it stops early where nothing comes nearer.
@@ -134,19 +177,3 @@ def strongest_path(ties: sp.csr_matrix, start: int, end: int) -> list[int]:
     while before[0, way[-1]] >= 0:
         way.append(int(before[0, way[-1]]))
     return way[::-1]
-
-
-def together(ties: Sequence[sp.csr_matrix]) -> sp.csr_matrix:
-    """Return 1 - (1 - s1)(1 - s2)... of one or more matrices of strengths in (0, 1): independent reasons add up."""
-    doubts = _doubts(ties[0])
-    for part in ties[1:]:
-        doubts = (doubts + _doubts(part)).tocsr()
-    doubts.data = np.minimum(-np.expm1(doubts.data), STRONGEST).astype(np.float32)
-    doubts.sort_indices()
-    return doubts
-
-
-def _doubts(strengths: sp.csr_matrix) -> sp.csr_matrix:
-    doubts = strengths.copy()
-    doubts.data = np.log1p(-doubts.data)
-    return doubts

@@ -6,7 +6,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_tail.neighbors.walks import STRONGEST, best_ways, strongest_path, together
+from llm_tail.neighbors.strengths import STRONGEST, together
+from llm_tail.neighbors.walks import best_ways, strongest_path
 
 N = 6
 graphs = st.dictionaries(st.sampled_from(list(itertools.combinations(range(N), 2))), st.floats(0.05, 0.95), max_size=12)
