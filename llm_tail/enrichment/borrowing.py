@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llm_tail.embedding.embeddings import unit
 from llm_tail.embedding.negatives import Search, nearest_blocks
-from llm_tail.enrichment.keyphrases import stop_words, words_of
+from llm_tail.enrichment.keyphrases import CommonWords, words_of
 from llm_tail.errors import ConfigError, DataError
 
 Floats = NDArray[np.float32]
@@ -121,7 +121,7 @@ def borrow_words(
 
 def _held_words(texts: Sequence[str], lenders: Rows) -> tuple[sp.csr_matrix, list[str], NDArray[np.float64]]:
     """Return which lender holds which word, shape (n_lenders, n_words), the words and their rarity."""
-    stop = stop_words([texts[row] for row in lenders])
+    stop, _ = CommonWords.of([texts[row] for row in lenders])
     places: dict[str, int] = {}
     columns: list[int] = []
     ends = [0]

@@ -33,7 +33,7 @@ from llm_tail.embedding.negatives import Search
 from llm_tail.embedding.text import ItemText
 from llm_tail.enrichment.backends import Reply, Request
 from llm_tail.enrichment.borrowing import Loan, borrow_words
-from llm_tail.enrichment.keyphrases import Phrase, keyphrases, words_of
+from llm_tail.enrichment.keyphrases import CommonWords, Phrase, keyphrases, words_of
 from llm_tail.enrichment.taxonomy import Attribute, Taxonomy, category_columns
 from llm_tail.errors import ConfigError, DataError
 
@@ -106,6 +106,7 @@ class Extractive:
         self.taxonomy, self.parts, self.search = taxonomy, tuple(parts), search
         self.model = encoder.fingerprint
         self.settings: Mapping[str, Any] = dict(settings)
+        self._common = CommonWords.of(self.texts)
         self._thin = np.array([len(words_of(text)) < int(settings["thin_words"]) for text in self.texts])
 
     @classmethod
@@ -229,7 +230,8 @@ class Extractive:
         loans: list[list[Loan]] = [[] for _ in range(n)]
         if "keyphrases" in self.parts and n:
             texts = [self.texts[row] for row in rows]
-            phrases = keyphrases(texts, self.encoder, vectors=self.vectors[rows], k=s["n_keyphrases"])
+            own = self.vectors[rows]
+            phrases = keyphrases(texts, self.encoder, vectors=own, common=self._common, k=s["n_keyphrases"])
         if "categories" in self.parts and n:
             guesses = self._missing(rows, self.taxonomy.guess(self.vectors[rows], min_confidence=s["min_confidence"]))
         if "borrowed" in self.parts and n:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import cache
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ _BREAK = re.compile(r"[^\w\s'’&/+.-]|[.](?=\s|$)|\s[-/&+]\s|_", re.UNICODE)
 _BLOCK_BYTES = 64 << 20
 _MOST_LETTERS = 4_000  # of a text are looked at
 _COMMON_SHARE, _FEWEST_TEXTS = 0.3, 50
+_CODE_DIGITS = 5  # a word with so many digits is a number of the maker's
 
 
 class Phrase(NamedTuple):
@@ -46,11 +47,40 @@ class Phrase(NamedTuple):
     similarity: float
 
 
+class CommonWords(NamedTuple):
+    """How common words are in a catalogue; made by `of`.
+
+    Attributes
+    ----------
+    stop : frozenset of str
+        What says nothing.
+    rarity : mapping of str to float
+        Inverse document frequency of each word, at least 1.
+    """
+
+    stop: frozenset[str]
+    rarity: Mapping[str, float]
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> CommonWords:
+        """Count the words of all texts once, about 20,000 texts of 100 words a second."""
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(set(words_of(text)))
+        n = sum(bool(text.strip()) for text in texts)
+        common = {word for word, count in counts.items() if n >= _FEWEST_TEXTS and count > _COMMON_SHARE * n}
+        rarity = {word: float(np.log((1 + n) / (1 + count)) + 1) for word, count in counts.items()}
+        return cls(frozenset(ENGLISH_STOP_WORDS | common), rarity)
+
+
 def keyphrases(
     texts: Sequence[str],
     encoder: TextEncoder,
     *,
     vectors: Floats | None = None,
+    common: CommonWords | None = None,
     k: int = 5,
     diversity: float = 0.3,
     longest: int = 3,
@@ -67,6 +97,9 @@ def keyphrases(
         What makes vectors of phrases; that of the item vectors.
     vectors : array of float32, shape (n_texts, dim), optional
         Unit vectors of the texts by the same encoder; made here if left out.
+    common : CommonWords, optional
+        Of the whole catalogue, where `texts` are a part of it: the same text has the same phrases then, whatever it is
+        asked with. Counted in `texts` if left out.
     k : int
         How many for each text, at least 1; fewer where there are fewer.
     diversity : float
@@ -108,9 +141,8 @@ def keyphrases(
         raise ConfigError(f"{given}; expected at least 1 of the first three and a diversity from 0 to below 1")
     if vectors is not None and vectors.shape != (len(texts), encoder.dim):
         raise DataError(f"vectors have shape {vectors.shape}, expected ({len(texts)}, {encoder.dim})")
-    stop = stop_words(texts)
+    stop, weights = common or CommonWords.of(texts)
     found: list[list[Phrase]] = []
-    weights = _rarity(texts)
     step = max(1, _BLOCK_BYTES // (4 * most * (encoder.dim + 3 * most)))
     starts = range(0, len(texts), step)
     for start in track(starts, "keyphrases") if progress else starts:
@@ -127,7 +159,7 @@ def candidates(
     longest: int = 3,
     most: int = 20,
     stop: Set[str] = frozenset(),
-    weights: dict[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Return the phrases that a text offers, each once (case does not count), as it is first written.
 
@@ -142,7 +174,7 @@ def candidates(
         Words of a phrase, and phrases.
     stop : set of str
         Words, lower case, that no phrase holds.
-    weights : dict, optional
+    weights : mapping, optional
         What a word (lower case) is worth; 1 if left out.
 
     Examples
@@ -173,18 +205,6 @@ def candidates(
     return [phrase for key, phrase in shown.items() if key in best]
 
 
-def stop_words(texts: Sequence[str]) -> frozenset[str]:
-    """Return words that say nothing: those of English, and of 50 texts or more what stands in over 30 % of them."""
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    if len(texts) < _FEWEST_TEXTS:
-        return frozenset(ENGLISH_STOP_WORDS)
-    counts = _document_counts(texts)
-    n_texts = sum(bool(text.strip()) for text in texts)
-    common = {word for word, n in counts.items() if n > _COMMON_SHARE * n_texts}
-    return frozenset(ENGLISH_STOP_WORDS | common)
-
-
 def words_of(text: str) -> list[str]:
     """Return the words of a text in lower case; in scripts without spaces, runs of two letters.
 
@@ -200,20 +220,6 @@ def words_of(text: str) -> list[str]:
         else:
             found.append(word)
     return found
-
-
-def _document_counts(texts: Sequence[str]) -> Counter[str]:
-    """Return in how many texts each word stands."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(set(words_of(text)))
-    return counts
-
-
-def _rarity(texts: Sequence[str]) -> dict[str, float]:
-    """Return the inverse document frequency of each word."""
-    n = len(texts)
-    return {word: float(np.log((1 + n) / (1 + count)) + 1) for word, count in _document_counts(texts).items()}
 
 
 @cache
@@ -238,7 +244,7 @@ def _runs(text: str, stop: Set[str]) -> Iterator[list[str]]:
     for part in _BREAK.split(text):
         run: list[str] = []
         for word in _word_pattern().findall(part):
-            if _is_unspaced(word) or word.lower() in stop:
+            if _is_unspaced(word) or word.lower() in stop or sum(map(str.isdigit, word)) >= _CODE_DIGITS:
                 if run:
                     yield run
                 run = []
