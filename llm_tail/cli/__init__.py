@@ -18,6 +18,7 @@ from llm_tail.cli import (
     recommend,
     related,
     run,
+    serve,
     similar,
     stages,
     sweep,
@@ -56,6 +57,7 @@ app.command("related", rich_help_panel=_ASK)(related.related)
 app.command("recommend", rich_help_panel=_ASK)(recommend.recommend)
 app.command("explain", rich_help_panel=_ASK)(explain.explain)
 app.command("explore", rich_help_panel=_ASK)(explore.explore)
+app.command("serve", rich_help_panel=_ASK, epilog=settings_help("serve"))(serve.serve)
 
 
 def main() -> None:

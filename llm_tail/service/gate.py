@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import logging
 import re
 import secrets
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from llm_tail.service.addresses import host_of, is_address
 from llm_tail.service.problems import problem
 
 if TYPE_CHECKING:
@@ -183,40 +183,6 @@ def given_key(headers: dict[bytes, str]) -> str:
     """Return the API key that came with a question; empty where none did."""
     scheme, _, key = headers.get(b"authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else headers.get(b"x-api-key", "")
-
-
-def host_of(header: str) -> str:
-    """Return the name in a Host header, without the port, in small letters.
-
-    Examples
-    --------
-    >>> host_of("LocalHost:8000"), host_of("[::1]:80"), host_of("127.0.0.1")
-    ('localhost', '::1', '127.0.0.1')
-    """
-    name = header.strip().lower()
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.partition(":")[0]
-
-
-def is_address(host: str) -> bool:
-    """Say whether a host is a bare address: no name that could be made to point at us."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach an address.
-
-    Examples
-    --------
-    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
-    (True, True, False)
-    """
-    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _same_site(headers: dict[bytes, str]) -> bool:
