@@ -32,6 +32,9 @@ export function whenKeyIsMissing(ask) {
   askForKey = ask;
 }
 
+/** @returns {boolean} whether questions carry a key; a plain link would not */
+export const hasKey = () => sessionStorage.getItem(KEY) !== null;
+
 /** Forget answers that are kept, after something has changed on the other side. */
 export const forget = () => kept.clear();
 

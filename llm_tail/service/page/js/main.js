@@ -1,6 +1,6 @@
 /** The frame around the views: the bar, the address, theme and language, focus and titles. */
 
-import { info, whenKeyIsMissing } from "./api.js";
+import { hasKey, info, whenKeyIsMissing } from "./api.js";
 import { find, h, replace, s } from "./dom.js";
 import { language, LANGUAGES, speak, t } from "./i18n.js";
 import { findBox } from "./parts/find.js";
@@ -51,7 +51,7 @@ function frame() {
   );
   showTaken();
   info().then(({ name, n_items: n, encoder, dim, runtime }) =>
-    replace(find("#foot"), h("span", { dir: "auto" }, t("page.served", { name, n, encoder, dim, runtime })), h("a", { href: "docs" }, t("page.api"))),
+    replace(find("#foot"), h("span", { dir: "auto" }, t("page.served", { name, n, encoder, dim, runtime })), hasKey() ? null : h("a", { href: "openapi.json" }, t("page.api"))),
   ).catch(() => replace(find("#foot")));
 }
 

@@ -9,8 +9,7 @@
  */
 
 const PUSH = 2600;
-const LEAN_X = 0.012; // pictures are wider than high
-const LEAN_Y = 0.034;
+const LEAN = 0.02;
 const LEAN_FIRST = 0.3;
 const FRICTION = 0.62;
 const COOLING = 0.975;
@@ -37,6 +36,7 @@ export class Layout {
     this.bodies = bodies;
     this.springs = springs;
     this.heat = 1;
+    this.aspect = 1.7; // width by height of the picture that is to be filled
   }
 
   /** @returns {boolean} whether anything still moves */
@@ -51,6 +51,8 @@ export class Layout {
 
   /** Go one step; costs the square of the number of bodies. */
   step() {
+    const across = LEAN / this.aspect;
+    const along = LEAN * this.aspect;
     this.#push();
     this.#pull();
     this.bodies.forEach((body, i) => {
@@ -58,8 +60,8 @@ export class Layout {
         body.vx = body.vy = 0;
         return;
       }
-      body.vx = (body.vx - body.x * (i ? LEAN_X : LEAN_FIRST) * this.heat) * FRICTION;
-      body.vy = (body.vy - body.y * (i ? LEAN_Y : LEAN_FIRST) * this.heat) * FRICTION;
+      body.vx = (body.vx - body.x * (i ? across : LEAN_FIRST) * this.heat) * FRICTION;
+      body.vy = (body.vy - body.y * (i ? along : LEAN_FIRST) * this.heat) * FRICTION;
       body.x += body.vx;
       body.y += body.vy;
     });

@@ -229,6 +229,7 @@ export class GraphPicture {
     const { width, height } = this.element.getBoundingClientRect();
     if (!width || !height) return;
     this.size = { width, height };
+    this.layout.aspect = Math.max(0.5, Math.min(2, width / height));
     this.element.setAttribute("viewBox", `0 0 ${width} ${height}`);
     if (!this.touched) this.#frameAll();
     this.#draw();
@@ -238,7 +239,7 @@ export class GraphPicture {
     const { bodies } = this.layout;
     const [xs, ys] = [bodies.map(({ x }) => x), bodies.map(({ y }) => y)];
     const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-    const scale = Math.min((this.size.width - 130) / (right - left || 1), (this.size.height - 90) / (bottom - top || 1), 1.5);
+    const scale = Math.min((this.size.width - (this.size.width < 500 ? 70 : 130)) / (right - left || 1), (this.size.height - 90) / (bottom - top || 1), 2.2);
     Object.assign(this.camera, { x: (left + right) / 2, y: (top + bottom) / 2, scale: Math.max(0.2, scale) });
   }
 

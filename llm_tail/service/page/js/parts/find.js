@@ -73,6 +73,7 @@ export function findBox() {
   function choose(place) {
     asked += 1;
     input.value = "";
+    input.blur();
     const item = found[place];
     found = [];
     close();
@@ -104,6 +105,7 @@ export function findBox() {
     asked += 1;
     found = [];
     close();
+    input.blur(); // the results, and not a phone's keyboard
     const { view, query } = parse(location.hash);
     const kept = view === "search" ? { how: query.get("how") ?? "", where: query.getAll("where") } : {};
     if (q) location.hash = link("search", "", { q, ...kept });

@@ -30,7 +30,7 @@ export const meter = (score) =>
 /**
  * A list of items, best first.
  * @param {ShownItem[]} items
- * @param {{ scored?: boolean, label?: string, extra?: (item: ShownItem, place: number) => import("../dom.js").Child }} [how]
+ * @param {{ scored?: boolean, label?: string, extra?: (item: ShownItem, place: number) => import("../dom.js").Child | import("../dom.js").Child[] }} [how]
  * @returns {HTMLElement}
  */
 export function itemList(items, { scored = true, label, extra } = {}) {
@@ -43,7 +43,7 @@ export function itemList(items, { scored = true, label, extra } = {}) {
         {},
         itemName(item),
         scored ? meter(item.score) : h("span"),
-        h("div.under", {}, badge(item.segment), item.why && h("span.why", { dir: "auto" }, item.why), extra?.(item, place)),
+        h("div.under", {}, badge(item.segment), item.why && h("span.why", { dir: "auto" }, item.why), extra?.(item, place) ?? null),
       ),
     ),
   );

@@ -39,9 +39,10 @@ export const waiting = (lines = 5) =>
  * Show what went wrong, and a way on.
  * @param {unknown} error
  * @param {() => void} [again]
+ * @param {(id: string) => string} [way] where the closest ids lead
  * @returns {HTMLElement}
  */
-export function trouble(error, again) {
+export function trouble(error, again, way = itemLink) {
   const problem = error instanceof Problem ? error : new Problem("wrong", error instanceof Error ? error.message : String(error));
   const { kind, closest, message } = problem;
   const hint = { gone: "trouble.gone.hint", key: "trouble.key.hint", busy: "trouble.busy.hint" }[String(kind)];
@@ -51,7 +52,7 @@ export function trouble(error, again) {
     h("h2", {}, t(`trouble.${kind}`)),
     h("p.note", { dir: "auto" }, hint ? t(hint) : message),
     closest.length > 0 && h("p", {}, t("trouble.closest"), ":"),
-    closest.length > 0 && h("ul.row", {}, closest.map((id) => h("li", {}, h("a.button", { href: itemLink(id), dir: "auto" }, id)))),
+    closest.length > 0 && h("ul.row", {}, closest.map((id) => h("li", {}, h("a.button", { href: way(id), dir: "auto" }, id)))),
     h(
       "div.row",
       {},
@@ -64,11 +65,11 @@ export function trouble(error, again) {
 /**
  * A place whose content comes later: waiting first, then what was asked for, or what went wrong there and there only.
  * @param {() => Promise<Node>} load
- * @param {{ signal: AbortSignal, lines?: number, tag?: string }} how
+ * @param {{ signal: AbortSignal, lines?: number, way?: (id: string) => string }} how
  * @returns {HTMLElement}
  */
-export function later(load, { signal, lines = 4, tag = "div" }) {
-  const place = h(tag);
+export function later(load, { signal, lines = 4, way }) {
+  const place = h("div");
   const go = async () => {
     place.setAttribute("aria-busy", "true");
     place.replaceChildren(waiting(lines));
@@ -76,7 +77,7 @@ export function later(load, { signal, lines = 4, tag = "div" }) {
       const made = await load();
       if (!signal.aborted) place.replaceChildren(made);
     } catch (error) {
-      if (!signal.aborted) place.replaceChildren(trouble(error, go));
+      if (!signal.aborted) place.replaceChildren(trouble(error, go, way));
     }
     place.removeAttribute("aria-busy");
   };

@@ -43,9 +43,10 @@ export function explanation(id, whom) {
 
 /**
  * @param {Explanation} told
+ * @param {{ whom?: boolean }} [how] `whom` says whether to tell whom it fits, too
  * @returns {HTMLElement}
  */
-export function explained(told) {
+export function explained(told, { whom = true } = {}) {
   const parts = [
     { name: t("why.own"), share: told.own_share, colour: "--own" },
     { name: t("why.borrowed"), share: told.borrowed_share, colour: "--borrowed" },
@@ -54,12 +55,12 @@ export function explained(told) {
   const any = parts.some(({ share }) => share > 0);
   return h("div.stack", {},
     any ? sharesBar(parts) : h("p.note", {}, t("why.nothing")),
-    told.user && h("p.note", { dir: "auto" }, t("why.person", { user: told.user })),
+    whom && told.user && h("p.note", { dir: "auto" }, t("why.person", { user: told.user })),
     h("div.three.slim", {},
       lenders(told),
       told.because.length > 0 && h("div", {}, h("h3", {}, t("why.because")),
         h("ul.items", {}, told.because.slice(0, SHOWN).map((one) => h("li", {}, itemName(one))))),
-      told.readers.length > 0 && h("div", {}, h("h3", {}, t("why.readers")),
+      whom && told.readers.length > 0 && h("div", {}, h("h3", {}, t("why.readers")),
         h("ul.items", {}, told.readers.slice(0, SHOWN).map(({ user }) =>
           h("li", {}, h("a.name", { href: link("tray", "", { user }), dir: "auto" }, user)))))));
 }

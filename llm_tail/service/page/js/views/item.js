@@ -5,6 +5,7 @@ import { h, replace, uid } from "../dom.js";
 import { t } from "../i18n.js";
 import { badge, itemList, takeButton } from "../parts/items.js";
 import { later } from "../parts/notes.js";
+import { strip } from "../parts/shares.js";
 import { reasons } from "../parts/why.js";
 import { amend } from "../router.js";
 import { comparison } from "./compare.js";
@@ -86,12 +87,15 @@ function plain(value) {
 function near(item, signal) {
   const lonely = item.n_interactions === 0 ? "item.nobody" : "item.noTies";
   const columns = [["similar", "item.byText", "item.noTies"], ["related", "item.byGraph", "item.noTies"], ["together", "item.byPeople", lonely]];
-  return section("item.near", h("div.three", {}, columns.map(([route, title, none]) =>
+  const three = h("div.three", { "data-shown": 0 }, columns.map(([route, title, none]) =>
     h("section.card", { "aria-label": t(title) }, h("h3", {}, t(title)), h("p.kicker", {}, t(`${title}.is`)),
       later(async () => {
         const { items } = await get(["items", item.item_id, route], { k: NEAR });
         return items.length ? itemList(items, { label: t(title) }) : h("p.note", {}, t(none));
-      }, { signal, lines: NEAR })))));
+      }, { signal, lines: NEAR }))));
+  const pick = strip(t("item.near"), columns.map(([, title], i) => ({ value: String(i), name: t(title) })), "0", (shown) => three.setAttribute("data-shown", shown));
+  pick.classList.add("pick"); // on a narrow screen one column at a time
+  return section("item.near", pick, three);
 }
 
 /** @param {Item} item @param {boolean} open @param {AbortSignal} signal */

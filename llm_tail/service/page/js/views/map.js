@@ -59,14 +59,16 @@ export async function show({ query, signal }) {
   function colourBy(by) {
     picture.colourBy(by === "community" ? "community" : "segment");
     amend({ by });
-    replace(legend, by === "community" ? communities(all, picture) : segments(all, picture));
+    replace(legend, by === "community" ? communities(all, picture) : layered ? segments(all, picture) : "");
   }
 
-  const by = query.get("by") === "community" && all.communities.length ? "community" : "segment";
+  const layered = all.counts[SEGMENTS.length] < all.n;
+  const both = layered && all.communities.length > 0;
+  const by = all.communities.length && (query.get("by") === "community" || !layered) ? "community" : "segment";
   const panel = h("aside.panel", { "aria-label": t("map.panel") },
     h("h1", {}, t("map.title")),
     h("p.note", { id: "map-kind" }, t("map.kind", { n: all.n, kind: all.kind.toUpperCase() })),
-    all.communities.length > 0 && strip(t("map.colour"), [{ value: "segment", name: t("map.bySegment") }, { value: "community", name: t("map.byCommunity") }], by, colourBy),
+    both && strip(t("map.colour"), [{ value: "segment", name: t("map.bySegment") }, { value: "community", name: t("map.byCommunity") }], by, colourBy),
     legend,
     h("section", { "aria-labelledby": "middle" }, h("h2", { id: "middle" }, t("map.middle")), middle));
   const body = h("div.chart", {}, panel, h("div.canvas", {}, canvas, labels, tip, zoomButtons(picture)));

@@ -32,7 +32,7 @@ export async function show({ query, signal }) {
     if (!items.length) return h("div.state", {}, h("h2", {}, t("search.nothing")), h("p.note", {}, t("search.nothingHint")));
     const more = items.length === k && k < told.max_k;
     return h("div.stack.fresh", {},
-      itemList(items, { label: t("search.title", { q }) }),
+      itemList(items, { scored: how === "vectors", label: t("search.title", { q }) }),
       more && h("p", {}, h("button.button", { type: "button", onclick: () => replace(results, later(() => ask(Math.min(k * 2, told.max_k)), { signal, lines: 8 })) }, t("search.more"))));
   }
 
@@ -40,7 +40,7 @@ export async function show({ query, signal }) {
     h("h1", { dir: "auto" }, t("search.title", { q })),
     h("div.row.spread", {},
       hows.length > 1 && strip(t("search.how"), hows.map((value) => ({ value, name: t(`how.${value}`) })), how, (next) => go({ how: next })),
-      filterBox(told.columns, where, (next) => go({ where: next }))),
+      filterBox(told, where, (next) => go({ where: next }))),
     results);
   return { title: t("search.title", { q }), body };
 }

@@ -16,6 +16,7 @@ import { parse } from "../router.js";
  */
 
 const AROUND = 28;
+const AROUND_NARROW = 14;
 const DASHES = ["", "7 4", "2 4", "11 4 2 4", "5 2", "1 6"];
 
 /**
@@ -34,7 +35,7 @@ export function surroundings(item, told, signal) {
     stay = new AbortController();
     const mine = AbortSignal.any([signal, stay.signal]);
     replace(place, later(async () => {
-      const graph = await get(["graph", item.item_id], { hops, k: AROUND });
+      const graph = await get(["graph", item.item_id], { hops, k: innerWidth < 600 ? AROUND_NARROW : AROUND });
       return graph.nodes.length > 1 ? picture(graph, item.title, looks, mine) : h("p.note", {}, t("graph.alone"));
     }, { signal: mine, lines: 8 }));
   };

@@ -21,7 +21,7 @@ export async function show({ query, signal }) {
   const model = told.models.includes(query.get("model") ?? "") ? String(query.get("model")) : told.models[0];
   const shown = h("section", { "aria-labelledby": "shown" });
   const chosen = h("div.card.stack");
-  const load = () => replace(shown, later(() => recommend(user, model, load), { signal, lines: K }));
+  const load = () => replace(shown, later(() => recommend(user, model, load), { signal, lines: K, way: (id) => link("tray", "", { user: id, model }) }));
   const list = () => replace(chosen, mine());
   load();
   list();
@@ -87,7 +87,7 @@ function actions(item, user, explains, again) {
     const open = why.getAttribute("aria-expanded") !== "true";
     why.setAttribute("aria-expanded", String(open));
     if (!open) return replace(place);
-    replace(place, later(async () => explained(await explanation(item.item_id, user ? `user:${user}` : "tray")), { signal: new AbortController().signal }));
+    replace(place, later(async () => explained(await explanation(item.item_id, user ? `user:${user}` : "tray"), { whom: false }), { signal: new AbortController().signal }));
   } }, t("tray.why"));
   const dismiss = async () => {
     try {
@@ -103,8 +103,8 @@ function actions(item, user, explains, again) {
     toggle(item);
     announce(t("item.took", { title: item.title }));
   };
-  return h("span.acts", {},
+  return [h("span.acts", {},
     explains && why,
-    user ? h("button.button.small", { type: "button", onclick: dismiss }, t("tray.dismiss")) : h("button.button.small", { type: "button", "aria-label": `${t("item.take")}: ${item.title}`, onclick: take }, t("item.take")),
-    place);
+    user ? h("button.button.small", { type: "button", onclick: dismiss }, t("tray.dismiss")) : h("button.button.small", { type: "button", "aria-label": `${t("item.take")}: ${item.title}`, onclick: take }, t("item.take"))),
+  place];
 }
