@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from llm_tail.config import EnrichmentConfig
 from llm_tail.config.enriching import Task
+from llm_tail.errors import ConfigError
 
 
 class Near(NamedTuple):
@@ -128,3 +131,35 @@ class Backend(Protocol):
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Yield one reply for each request, in any order; requests are drawn one by one as there is room for them."""
+
+
+def make_backend(config: EnrichmentConfig, folder: str | Path) -> Backend:
+    """Return the backend that the settings name, but for ``extractive``, which has to look at a catalogue first.
+
+    Parameters
+    ----------
+    config : EnrichmentConfig
+        ``backend`` and ``model``.
+    folder : path
+        Where batch files are kept.
+
+    Raises
+    ------
+    ConfigError
+        If it lacks a model or a key.
+    MissingExtraError
+        If its library is not installed.
+    """
+    if config.backend == "openai":
+        from llm_tail.enrichment.openai import OpenAiBackend
+
+        return OpenAiBackend(config)
+    if config.backend == "batch":
+        from llm_tail.enrichment.batch import BatchBackend
+
+        return BatchBackend(config, Path(folder) / "batches")
+    if config.backend == "transformers":
+        from llm_tail.enrichment.transformers import LocalModel
+
+        return LocalModel(config)
+    raise ConfigError("the extractive backend learns from a catalogue: make it with Extractive.learn")

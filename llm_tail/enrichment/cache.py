@@ -7,7 +7,8 @@
     └── decisions   what a person made of it: accept, reject, edit, ask again
 
     open ── sent ──┬── kept            checked and fit to be used
-                   ├── bad             broke form or content once; will be asked again with the complaint
+                   ├── bad             broke form or content once; will be asked again with the complaint, and is
+                   │                   ``mending`` while that is under way
                    ├── aside           the same after that; waits for a review
                    └── failed          the server's fault, or its silence; the next run asks again
 
@@ -24,7 +25,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -35,7 +36,7 @@ from llm_tail.errors import DataError, UnfinishedError
 VERSION = 1
 MIGRATIONS: dict[int, str] = {}  # version to the statements that make the next one of it
 NAME = "answers.sqlite"
-State = Literal["sent", "kept", "bad", "aside", "failed"]
+State = Literal["sent", "kept", "bad", "mending", "aside", "failed"]
 Verdict = Literal["accept", "reject", "edit", "ask-again"]
 
 _TABLES = """
@@ -60,7 +61,7 @@ class Kept:
     ----------
     key, subject, task, prompt, model : str
         What was asked, of whom, about what.
-    state : {"sent", "kept", "bad", "aside", "failed"}
+    state : {"sent", "kept", "bad", "mending", "aside", "failed"}
         See the module.
     text, reason : str
         What came back last, and what is wrong with it.
@@ -202,13 +203,22 @@ class AnswerCache:
             ) from None
         self._lock = lock
 
-    def sent(self, request: Request, *, prompt: str, model: str) -> None:
-        """Write down that a request is about to leave; before it does."""
+    def sent(self, request: Request, *, prompt: str, model: str, mends: bool = False) -> None:
+        """Write down that a request is about to leave; before it does. What it is to mend stays."""
         self._db.execute(
             "INSERT INTO answers (key, subject, task, prompt, model, state, n_asked, changed) "
-            "VALUES (?, ?, ?, ?, ?, 'sent', 1, ?) ON CONFLICT (key) DO UPDATE SET state = 'sent', "
-            "n_asked = n_asked + (state <> 'sent'), changed = excluded.changed",
-            (request.key, request.subject, request.task, prompt, model, time.time()),
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET state = excluded.state, "
+            "n_asked = excluded.n_asked, changed = excluded.changed",
+            (
+                request.key,
+                request.subject,
+                request.task,
+                prompt,
+                model,
+                "mending" if mends else "sent",
+                request.attempt,
+                time.time(),
+            ),
         )
 
     def answered(self, reply: Reply, state: State, reason: str = "", money: float = 0.0) -> None:

@@ -49,7 +49,9 @@ class Prompt:
     schema : str
         Name of the answer's model.
     fields : tuple of str
-        Columns that may be seen, in order of weight.
+        Columns that may be seen where they are there, in order of weight.
+    needs : tuple of str
+        Columns without which it makes no sense: the ``fields`` of the task's own front matter.
     max_tokens : int
         Longest answer that makes sense.
     hints : mapping
@@ -58,6 +60,8 @@ class Prompt:
         The instructions.
     identity : str
         Name and version, and a digest of the text where it is not one that ships.
+    user, repair : jinja2.Template
+        Of the message with the data, and of the one that asks again.
     """
 
     task: Task
@@ -66,11 +70,13 @@ class Prompt:
     version: int
     schema: str
     fields: tuple[str, ...]
+    needs: tuple[str, ...]
     max_tokens: int
     hints: Mapping[str, Any]
     system: str
     identity: str
     user: Any
+    repair: Any
 
     def messages(
         self, data: Mapping[str, Any], near: Sequence[Mapping[str, Any]] = ()
@@ -86,6 +92,11 @@ class Prompt:
         """
         user = self.user.render(data=dict(data), near=[dict(one) for one in near], task=self.task)
         return ({"role": "system", "content": self.system}, {"role": "user", "content": user.strip()})
+
+    def complaint(self, answer: str, reason: str) -> tuple[Mapping[str, str], ...]:
+        """Return what follows the messages where an answer is asked for again: it, and what is wrong with it."""
+        asked = self.repair.render(reason=reason).strip()
+        return ({"role": "assistant", "content": answer[:4000]}, {"role": "user", "content": asked})
 
 
 class PromptLibrary:
@@ -158,9 +169,10 @@ class PromptLibrary:
                 schema=json.dumps(json_schema(task), ensure_ascii=False),  # type: ignore[arg-type]
             )
             user = self._environment.get_template(f"parts/user.{language}.md")
+            repair = self._environment.get_template(f"parts/repair.{language}.md")
         except (TemplateError, KeyError) as error:
             raise ConfigError(f"the prompt {template} cannot be rendered for {domain}: {error}") from None
-        fields = tuple(meta.get("fields") or about["fields"])
+        needs = tuple(meta.get("fields", ()))
         identity = f"{task}.{language}@{meta['version']} {domain}@{about['version']}"
         if (
             self._own is not None
@@ -172,12 +184,14 @@ class PromptLibrary:
             language=language,
             version=meta["version"],
             schema=meta["schema"],
-            fields=fields,
+            fields=tuple(dict.fromkeys([*needs, *about["fields"]])),
+            needs=needs,
             max_tokens=meta["max_tokens"],
             hints=meta.get("hints", {}),
             system=system.strip(),
             identity=identity,
             user=user,
+            repair=repair,
         )
 
     def _task(self, task: str, language: str) -> tuple[dict[str, Any], str, str]:
