@@ -155,12 +155,8 @@ class Gate:
     def _refusal(self, scope: Scope, headers: dict[bytes, str]) -> Any:
         host = host_of(headers.get(b"host", ""))
         if not (host in self._hosts or is_address(host)):
-            hint = (
-                f"start it with --set 'serve.allowed_hosts=[\"{host}\"]'"
-                if re.fullmatch(r"[\w.-]{1,200}", host)
-                else ""
-            )
-            return problem(400, f"this service does not go by that name; {hint}" if hint else "what host is that?")
+            words = "this service does not go by the name in the Host header; put it under [serve] allowed_hosts"
+            return problem(400, words)
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not _same_site(headers):
             return problem(403, "a page of another site asks; only pages of this service and programs may")
         client = (scope.get("client") or ("",))[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -39,9 +39,9 @@ class Metrics(Collector):
         self._seconds = Histogram(
             "llm_tail_request_seconds", "Seconds to answer.", ["route"], buckets=BUCKETS, registry=self.registry
         )
-        self._requests = Counter(
-            "llm_tail_requests", "Questions answered.", ["route", "status"], registry=self.registry
-        )
+        labels = ["route", "status"]
+        self._requests = Counter("llm_tail_requests", "Questions answered.", labels, registry=self.registry)
+        ProcessCollector(registry=self.registry)
         self.registry.register(self)
 
     def watch(self, route: str, status: int, seconds: float) -> None:
