@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llm_tail.data.catalog import CORE, Catalog
 from llm_tail.embedding.embeddings import Embeddings, unit
 from llm_tail.embedding.engine import TextEncoder
+from llm_tail.enrichment.provenance import USER_WRITTEN
 from llm_tail.errors import ConfigError
 
 Floats = NDArray[np.float32]
@@ -239,6 +240,9 @@ class Taxonomy:
 def category_columns(catalog: Catalog, min_items: int = 3) -> list[str]:
     """Return the columns of words whose values are mostly shared: at least half of the filled items have a common one.
 
+    What users wrote, such as tags, is left out by its name, for it can hold what is to be predicted; so is what was
+    generated.
+
     Examples
     --------
     >>> rows = [{"item_id": str(i), "kind": "novel", "isbn": f"978-{i}", "year": 1900 + i} for i in range(9)]
@@ -247,7 +251,7 @@ def category_columns(catalog: Catalog, min_items: int = 3) -> list[str]:
     """
     found = []
     for name in catalog.columns:
-        if name in CORE or name.startswith("generated"):
+        if name in CORE or name.startswith("generated_") or USER_WRITTEN.search(name):
             continue
         if any(isinstance(value, str) for values in _values(catalog, name) for value in values):
             members, values = _members(catalog, name, min_items)

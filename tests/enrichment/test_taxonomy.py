@@ -90,11 +90,12 @@ def test_columns_that_are_no_categories_are_passed_over():
             "isbn": f"isbn {i}",
             "price": 1.5,
             "generated_summary": "x",
-            "tags": ["a", "b"],
+            "subjects": ["a", "b"],
+            "user_tags": ["c"],
         }
         for i in range(30)
     ]
-    assert category_columns(Catalog.from_items(rows)) == ["kind", "tags"]
+    assert category_columns(Catalog.from_items(rows)) == ["kind", "subjects"]
 
 
 def test_settings_and_columns_are_checked():
