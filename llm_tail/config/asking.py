@@ -10,12 +10,27 @@ from llm_tail.config.base import Settings
 
 
 class IndexConfig(Settings):
-    """``[index]``: the approximate neighbour index (HNSW)."""
+    """``[index]``: the neighbour index, exact or approximate (HNSW)."""
 
+    engine: Literal["auto", "exact", "hnswlib", "faiss", "usearch"] = Field(
+        "auto", description="What searches: auto is exact for small catalogues and hnswlib for larger ones."
+    )
     links: int = Field(16, ge=2, le=256, description="Links an item keeps on each level (M).")
     ef_construction: int = Field(200, ge=8, le=10_000, description="Candidates looked at while linking.")
-    ef: int = Field(64, ge=1, le=100_000, description="Candidates looked at in a query; more is slower and better.")
-    exact_below: int = Field(2000, ge=0, description="Smaller catalogues are searched exactly.")
+    ef: int = Field(
+        0, ge=0, le=100_000, description="Candidates looked at in a query; 0: as few as reach the recall target."
+    )
+    recall_target: float = Field(
+        0.95, gt=0, le=1, description="Share of the true ten nearest that a query has to find, by which ef is tuned."
+    )
+    exact_below: int = Field(2000, ge=0, description="Smaller catalogues are searched exactly where engine is auto.")
+    storage: Literal["float32", "float16"] = Field(
+        "float32", description="Numbers that vectors are kept in; float16 takes half, and moves a cosine by .001."
+    )
+    compact_above: float = Field(
+        0.3, gt=0, le=1, description="Share of removed items in the links above which these are made anew."
+    )
+    snapshots: int = Field(5, ge=1, le=10_000, description="Snapshots that are kept; older ones are removed.")
 
 
 class GraphConfig(Settings):

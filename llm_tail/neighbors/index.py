@@ -1,93 +1,56 @@
-"""NeighborIndex: which items lie near an item or a vector.
+"""NeighborIndex: which items lie near an item or a vector, while items come and go.
 
 Small catalogues are searched exactly; larger ones through a navigable small-world graph (HNSW, Malkov and Yashunin,
-https://arxiv.org/abs/1603.09320) as built by hnswlib. That library trusts its caller: a query of the wrong width
-corrupts the heap, a truncated file crashes the process, a k that it cannot serve raises. So nothing reaches it
-unchecked, no file is opened before its digest was compared, and exact search answers what it cannot.
+https://arxiv.org/abs/1603.09320). The libraries that build one trust their caller: a query of the wrong width corrupts
+the heap, a truncated file crashes the process, adding beside a question is not safe, a k that cannot be served raises.
+So nothing reaches them unchecked, no file is opened before its digest was compared, one lock keeps changes and
+questions apart, and exact search answers what they cannot.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import hnswlib
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from safetensors.numpy import load_file, save_file
 
-from llm_tail.artifacts import fingerprint as digest
-from llm_tail.artifacts import read_artifact, write_artifact
 from llm_tail.config import IndexConfig
-from llm_tail.data.ids import IdMap, Rows
+from llm_tail.data.catalog import Catalog
+from llm_tail.data.ids import Rows
+from llm_tail.data.segments import Segments
 from llm_tail.embedding.store import Embeddings
-from llm_tail.errors import ConfigError, CorruptArtifactError, DataError
-from llm_tail.neighbors.exact import Similarities, Vectors, check_excluded, check_k, nearest, search, unit_vectors
-from llm_tail.neighbors.lock import ReadWriteLock
-from llm_tail.progress import track
+from llm_tail.errors import DataError
+from llm_tail.neighbors.answers import Neighbors, check_answer
+from llm_tail.neighbors.columns import Columns, Where
+from llm_tail.neighbors.exact import Similarities, Vectors, check_excluded, check_k, nearest, unit_vectors
+from llm_tail.neighbors.keeping import KeptIndex
+from llm_tail.neighbors.living import LivingSearch, sample_of
+from llm_tail.neighbors.saving import stored
+from llm_tail.neighbors.table import ItemTable
 
 __all__ = ["NeighborIndex", "Neighbors", "nearest"]
 
-KIND = "neighbor-index"
-ADD_BLOCK = 2048
-QUERY_BLOCK = 4096
 
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Neighbors:
-    """What lies near: items and their cosines, best first.
-
-    Parameters
-    ----------
-    item_ids : tuple of str
-        The items.
-    similarities : array of float32, shape (n,)
-        Their cosines, in [-1, 1].
-    """
-
-    item_ids: tuple[str, ...]
-    similarities: Similarities
-
-    def __iter__(self) -> Iterator[tuple[str, float]]:
-        return iter(zip(self.item_ids, self.similarities.tolist(), strict=True))
-
-    def __len__(self) -> int:
-        return len(self.item_ids)
-
-    def __getitem__(self, place: int) -> tuple[str, float]:
-        return self.item_ids[place], float(self.similarities[place])
-
-    def __repr__(self) -> str:
-        shown = [f"{item_id} {similarity:.3f}" for item_id, similarity in list(self)[:5]]
-        return f"Neighbors({', '.join([*shown, '...'] if len(self) > 5 else shown) or 'none'})"
-
-
-class NeighborIndex:
+class NeighborIndex(KeptIndex):
     """Items by the directions of their vectors; made with `build` or `load`.
 
     An item with the zero vector (it has no text) keeps its row, is nobody's neighbour and has none.
 
     Attributes
     ----------
-    ids : IdMap
-        The items; their rows are the rows of every answer.
-    vectors : array of float32, shape (n_items, dim)
-        Of length 1 or 0.
     config : IndexConfig
         The settings.
     encoder : str
         Fingerprint of the encoder that made the vectors.
-    measured_recall : float
-        Share of the true ten nearest that a query finds, measured at build; 1.0 where search is exact.
+    folder : Path or None
+        Where it was last saved or loaded; its snapshots lie there.
 
     Notes
     -----
-    Any number of threads may ask at once. Memory: the vectors once, and again inside hnswlib with about 8 ``links``
-    bytes an item where the search is approximate.
+    Any number of threads may ask while one changes items. The rows of an answer are those of `ids` until the next
+    change: an item that is removed leaves its row to the last one. Beside a writer ask `similar` or `near`, which
+    answer in ids. Memory: the vectors once (4 or 2 bytes a number), and again inside the engine (4 bytes) with about 8
+    ``links`` bytes an item where the search is approximate.
 
     Examples
     --------
@@ -97,23 +60,10 @@ class NeighborIndex:
     NeighborIndex(3 x 2, cosine, exact)
     >>> index.similar("emma", k=2)
     Neighbors(persuasion 0.994, dracula 0.000)
+    >>> index.remove(["persuasion"])
+    >>> index.similar("emma", k=2)
+    Neighbors(dracula 0.000)
     """
-
-    def __init__(
-        self,
-        ids: IdMap,
-        vectors: Vectors,
-        config: IndexConfig,
-        *,
-        seed: int = 0,
-        encoder: str = "",
-    ) -> None:
-        self.ids, self.vectors, self.config = ids, vectors, config
-        self.seed, self.encoder = seed, encoder
-        self.measured_recall = 1.0
-        self._live: Rows = np.flatnonzero(vectors.any(axis=1)).astype(np.int64)
-        self._hnsw: Any = None
-        self._lock = ReadWriteLock()
 
     @classmethod
     def build(
@@ -132,7 +82,7 @@ class NeighborIndex:
         embeddings : Embeddings
             The items and their vectors.
         config : IndexConfig, optional
-            Below ``exact_below`` items with a vector, every query is compared with all of them.
+            Which engine, how it links, and what share of the true neighbours a query has to find.
         seed : int
             Seeds the levels of the graph.
         n_threads : int
@@ -145,54 +95,32 @@ class NeighborIndex:
         ------
         DataError
             If there is no item.
+        MissingExtraError
+            If the library of the engine is not installed.
 
         Notes
         -----
         About O(n_items log n_items) comparisons where approximate (some 25 s for 59,000 x 384 on one thread), none
-        where exact; then 200 exact queries to measure the recall.
+        where exact; then 256 exact queries, and as many for each ``ef`` that is tried, at most six.
         """
+        config = config or IndexConfig()
         if len(embeddings) == 0:
             raise DataError("there are no vectors to index; expected at least one item")
-        vectors = unit_vectors(embeddings.vectors, "the embeddings")
-        index = cls(embeddings.ids, vectors, config or IndexConfig(), seed=seed, encoder=embeddings.encoder)
-        if index.n_live > max(index.config.exact_below, 1):
-            index._hnsw = hnswlib.Index(space="cosine", dim=index.dim)
-            index._hnsw.init_index(
-                max_elements=index.n_live,
-                M=index.config.links,
-                ef_construction=index.config.ef_construction,
-                random_seed=seed,
-            )
-            index._hnsw.set_ef(index.config.ef)
-            index._link(index._live, n_threads, progress)
-            index.measured_recall = index.recall()
-        return index
+        vectors = stored(unit_vectors(embeddings.vectors, "the embeddings"), config)
+        table = ItemTable(embeddings.ids, vectors)
+        living = LivingSearch.build(table, config, seed, n_threads=n_threads, progress=progress)
+        return cls(living, embeddings.encoder)
 
-    def _link(self, rows: Rows, n_threads: int, progress: bool) -> None:
-        starts: Iterable[int] = range(0, len(rows), ADD_BLOCK)
-        if progress:
-            starts = track(starts, "Linking neighbours")
-        for start in starts:
-            part = rows[start : start + ADD_BLOCK]
-            with self._lock.write():
-                self._hnsw.add_items(self.vectors[part], part, num_threads=n_threads)
+    # ---- asking
 
-    @property
-    def dim(self) -> int:
-        """The width of a vector."""
-        return int(self.vectors.shape[1])
-
-    @property
-    def n_live(self) -> int:
-        """How many items can be found: those whose vector is not zero."""
-        return len(self._live)
-
-    @property
-    def is_exact(self) -> bool:
-        """True where every query is compared with every item."""
-        return self._hnsw is None
-
-    def query(self, vectors: ArrayLike, k: int, *, exclude_rows: ArrayLike | None = None) -> tuple[Rows, Similarities]:
+    def query(
+        self,
+        vectors: ArrayLike,
+        k: int,
+        *,
+        exclude_rows: ArrayLike | None = None,
+        where: Where | None = None,
+    ) -> tuple[Rows, Similarities]:
         """Return the k nearest items of each vector.
 
         Parameters
@@ -203,6 +131,9 @@ class NeighborIndex:
             How many, at least 1; may exceed the number of items.
         exclude_rows : array of int, shape (n_queries,), optional
             For each query one item that is left out, or -1.
+        where : str, array or sequence, optional
+            Which items may be found: a filter in words (see `llm_tail.neighbors.filters`; after `attach`), a mask of
+            shape (n_items,), ids, or rows. Ids that are not there are passed over.
 
         Returns
         -------
@@ -214,28 +145,36 @@ class NeighborIndex:
         Raises
         ------
         DataError
-            If a shape, a dtype or k is wrong, or a value is not finite.
+            If a shape, a dtype or k is wrong, a value is not finite, or a filter cannot be read.
 
         Notes
         -----
         Approximate: O(max(ef, k) log n_items) comparisons a query, the queries spread over all cores. Exact:
-        O(n_items) comparisons, in blocks of 64 MiB.
+        O(n_items) comparisons, in blocks of 64 MiB. With a filter: whichever is cheaper of comparing all items that
+        pass, and of asking for so many more that k pass.
         """
         k, queries = check_k(k), unit_vectors(vectors, "the queries", self.dim)
-        excluded = check_excluded(exclude_rows, len(queries), len(self))
-        n = len(queries)
-        rows, similarities = np.full((n, k), -1, dtype=np.int64), np.full((n, k), -np.inf, dtype=np.float32)
-        width = min(k, self.n_live)
-        if width == 0:
-            return rows, similarities
-        with self._lock.read():
-            for start in range(0, n, QUERY_BLOCK):
-                part = slice(start, min(start + QUERY_BLOCK, n))
-                left_out = None if excluded is None else excluded[part]
-                rows[part, :width], similarities[part, :width] = self._search(queries[part], width, left_out)
-        return rows, similarities
+        with self._living.lock.read():
+            return self._find(queries, k, exclude_rows, where)
 
-    def similar(self, item: str | ArrayLike, k: int = 10) -> Neighbors:
+    def _find(
+        self, queries: Vectors, k: int, exclude_rows: ArrayLike | None, where: Where | None
+    ) -> tuple[Rows, Similarities]:
+        living = self._living
+        if exclude_rows is not None:
+            exclude_rows = check_excluded(exclude_rows, len(queries), len(living.table))
+        allowed = None if where is None else self._gate.allowed(where, living.table)
+        check_answer(len(queries), k, len(living.table))
+        return living.find(queries, k, exclude_rows, allowed)
+
+    def near(self, vectors: ArrayLike, k: int = 10, *, where: Where | None = None) -> list[Neighbors]:
+        """Return the items nearest to each vector, in ids; arguments and errors as of `query`."""
+        k, queries = check_k(k), unit_vectors(vectors, "the queries", self.dim)
+        with self._living.lock.read():
+            rows, similarities = self._find(queries, k, None, where)
+            return [self._named(*line) for line in zip(rows, similarities, strict=True)]
+
+    def similar(self, item: str | ArrayLike, k: int = 10, *, where: Where | None = None) -> Neighbors:
         """Return the items nearest to an item, which is itself left out, or to a vector.
 
         Parameters
@@ -244,6 +183,8 @@ class NeighborIndex:
             An item id, or a vector such as an encoded text.
         k : int
             How many, at least 1; fewer come back where there are fewer.
+        where : str, array or sequence, optional
+            Which items may be found, as of `query`.
 
         Raises
         ------
@@ -251,126 +192,70 @@ class NeighborIndex:
             If there is no such item.
         DataError
             If the vector is not of shape (dim,) or not finite.
+
+        Examples
+        --------
+        >>> vectors = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+        >>> index = NeighborIndex.build(Embeddings(["emma", "persuasion", "dracula"], vectors))
+        >>> items = [{"item_id": "persuasion", "year": 1817}, {"item_id": "dracula", "year": 1897}]
+        >>> index.attach(Catalog.from_items(items)).similar("emma", where="year > 1850")
+        Neighbors(dracula 0.000)
         """
-        if isinstance(item, str):
-            rows, similarities = self.similar_rows([self.ids.row(item)], k)
-        else:
+        if not isinstance(item, str):
             vector = np.asarray(item)
             if vector.ndim != 1:
                 raise DataError(f"the vector has shape {vector.shape}, expected ({self.dim},) or an item id")
-            rows, similarities = self.query(vector[None], k)
-        found = rows[0] >= 0
-        return Neighbors(tuple(map(str, self.ids.values[rows[0][found]])), similarities[0][found])
+            return self.near(vector[None], k, where=where)[0]
+        k = check_k(k)
+        with self._living.lock.read():
+            row = np.array([self._living.table.row(item)])
+            rows, similarities = self._find(self._of_rows(row), k, row, where)
+            return self._named(rows[0], similarities[0])
 
-    def similar_rows(self, rows: ArrayLike, k: int) -> tuple[Rows, Similarities]:
+    def similar_rows(self, rows: ArrayLike, k: int, *, where: Where | None = None) -> tuple[Rows, Similarities]:
         """Return the k nearest items of each of these items, itself left out; shapes and costs as of `query`."""
         array: NDArray[Any] = np.asarray(rows)
         if array.size == 0:
             array = array.astype(np.int64)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise DataError(f"rows have shape {array.shape} and dtype {array.dtype}, expected (n,) whole numbers")
-        if array.size and (array.min() < 0 or array.max() >= len(self)):
-            raise DataError(f"rows run from {array.min()} to {array.max()}, expected 0 to {len(self) - 1}")
-        return self.query(self.vectors[array], k, exclude_rows=array)
+        k = check_k(k)
+        with self._living.lock.read():
+            if array.size and (array.min() < 0 or array.max() >= len(self)):
+                raise DataError(f"rows run from {array.min()} to {array.max()}, expected 0 to {len(self) - 1}")
+            return self._find(self._of_rows(array), k, array, where)
+
+    def _of_rows(self, rows: NDArray[Any]) -> Vectors:
+        return unit_vectors(self._living.table.floats(rows), "the items", self.dim)
+
+    def _named(self, rows: Rows, similarities: Similarities) -> Neighbors:
+        found = rows >= 0
+        return Neighbors(tuple(self._living.table.names(rows[found])), similarities[found])
+
+    def attach(self, catalog: Catalog, segments: Segments | None = None) -> NeighborIndex:
+        """Let filters in words look at the columns of a catalogue; return the index itself.
+
+        Parameters
+        ----------
+        catalog : Catalog
+            Some or all of the items, in any order; attach again when its columns have changed.
+        segments : Segments, optional
+            Of the catalogue; adds the column ``segment`` with ``head``, ``tail`` and ``cold``.
+        """
+        self._gate.attach(Columns(catalog, segments))
+        return self
 
     def recall(self, k: int = 10, n: int = 200, seed: int = 0) -> float:
         """Return the share of the true k nearest that `similar_rows` finds, over n items drawn with `seed`, in [0, 1].
 
         An item that is as near as the k-th true one counts as found: among equal texts no answer is the right one.
         """
-        k = min(check_k(k), self.n_live - 1)
-        if self.is_exact or k < 1:
+        k = check_k(k)
+        living = self._living
+        if living.engine.is_exact or living.table.n_live < 2:
             return 1.0
-        rows = np.random.default_rng(seed).choice(self._live, size=min(n, self.n_live), replace=False)
-        _, found = self.similar_rows(rows, k)
-        _, true = search(self.vectors[rows], self.vectors, k, rows)
-        return float((found >= true[:, -1:] - 1e-6).mean())
-
-    def _search(self, queries: Vectors, k: int, excluded: Rows | None) -> tuple[Rows, Similarities]:
-        if self._hnsw is not None and 2 * k < self.n_live:
-            # hnswlib raises where it cannot reach k items from its entry point.
-            with contextlib.suppress(RuntimeError):
-                return self._search_hnsw(queries, k, excluded)
-        return search(queries, self.vectors, k, excluded)
-
-    def _search_hnsw(self, queries: Vectors, k: int, excluded: Rows | None) -> tuple[Rows, Similarities]:
-        ask = k if excluded is None else k + 1
-        # hnswlib looks at max(ef, asked) candidates. Asking for twice as many keeps the far end of a long answer
-        # good, and leaves `ef`, which all threads share, alone.
-        ask = min(ask if 2 * ask <= self.config.ef else 2 * ask, self.n_live)
-        labels, distances = self._hnsw.knn_query(queries, k=ask)  # (n_queries, ask)
-        rows = labels.astype(np.int64)
-        similarities = np.clip(1.0 - distances, -1.0, 1.0).astype(np.float32)  # a distance can be -1e-7
-        if excluded is not None:
-            similarities[rows == excluded[:, None]] = -np.inf
-        order = np.lexsort((rows, -similarities), axis=1)[:, :k]
-        rows, similarities = np.take_along_axis(rows, order, axis=1), np.take_along_axis(similarities, order, axis=1)
-        similarities[~queries.any(axis=1)] = -np.inf
-        return np.where(similarities > -np.inf, rows, -1), similarities
-
-    def fingerprint(self) -> str:
-        """Return a digest of the items, their vectors, the settings and the seed."""
-        return digest(self.ids.values, self.vectors, self.config.model_dump(), self.seed)
-
-    def save(self, folder: str | Path, *, fingerprint: str | None = None) -> Path:
-        """Write the index and return its folder.
-
-        Parameters
-        ----------
-        folder : path
-            Gets ``vectors.safetensors``, ``ids.parquet`` and, where approximate, ``index.hnsw``.
-        fingerprint : str, optional
-            Digest of what it was made from; `fingerprint` of the index itself if left out.
-        """
-        facts = {
-            "n_items": len(self),
-            "dim": self.dim,
-            "exact": self.is_exact,
-            "measured_recall": self.measured_recall,
-            "config": self.config.model_dump(),
-            "seed": self.seed,
-            "encoder": self.encoder,
-        }
-        with self._lock.read(), write_artifact(folder, KIND, fingerprint or self.fingerprint(), facts) as draft:
-            save_file({"vectors": self.vectors}, draft.file("vectors.safetensors"))
-            pd.DataFrame({"id": self.ids.values.astype(str)}).to_parquet(draft.file("ids.parquet"))
-            if self._hnsw is not None:
-                self._hnsw.save_index(str(draft.file("index.hnsw")))
-        return Path(folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, fingerprint: str | None = None) -> NeighborIndex:
-        """Read an index that `save` wrote; every file is checked against its digest before it is opened.
-
-        Raises
-        ------
-        StaleArtifactError
-            If it is not there, or was made from something else than `fingerprint` says.
-        CorruptArtifactError
-            If a file is not what was written.
-        """
-        artifact = read_artifact(folder, KIND, fingerprint, stage="llm-tail index")
-        try:
-            config, facts = IndexConfig(**artifact.facts["config"]), artifact.facts
-            ids = IdMap(pd.read_parquet(artifact.file("ids.parquet"))["id"].to_numpy(), "item")
-            vectors = load_file(artifact.file("vectors.safetensors"))["vectors"]
-            index = cls(ids, vectors, config, seed=facts["seed"], encoder=facts["encoder"])
-            index.measured_recall = float(facts["measured_recall"])
-            if not facts["exact"]:
-                index._hnsw = hnswlib.Index(space="cosine", dim=index.dim)
-                index._hnsw.load_index(str(artifact.file("index.hnsw")))
-                index._hnsw.set_ef(config.ef)  # the file does not hold it
-        except (KeyError, TypeError, ConfigError, RuntimeError) as error:
-            raise CorruptArtifactError(
-                f"the {KIND} at {folder} cannot be read ({error})", "remove the folder, then run: llm-tail index"
-            ) from error
-        return index
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        with living.writing:
+            return sample_of(living.table, living.engine, living.measured.ef, k=k, n=n, seed=seed).recall
 
     def __repr__(self) -> str:
-        how = "exact"
-        if not self.is_exact:
-            how = f"M={self.config.links}, ef={self.config.ef}, recall@10 {self.measured_recall:.2f}"
-        return f"NeighborIndex({len(self):,} x {self.dim}, cosine, {how})"
+        return f"NeighborIndex({len(self):,} x {self.dim}, cosine, {self.manner})"

@@ -83,13 +83,18 @@ class ProductIndex:
                 random_seed=seed,
             )
             index._hnsw.add_items(index.keys, num_threads=1)  # more threads link in an order that differs each time
-            index._hnsw.set_ef(index.config.ef)
+            index._hnsw.set_ef(index.ef)
         return index
 
     @property
     def dim(self) -> int:
         """The width of a key."""
         return int(self.keys.shape[1])
+
+    @property
+    def ef(self) -> int:
+        """Keys looked at in a query: as set, 64 where it is left open."""
+        return self.config.ef or 64
 
     @property
     def is_exact(self) -> bool:
@@ -133,7 +138,7 @@ class ProductIndex:
 
     def _search(self, queries: Floats, k: int) -> tuple[Rows, Floats]:
         # hnswlib looks at max(ef, asked) keys; asking for twice as many keeps the far end of a long answer good.
-        ask = min(k if 2 * k <= self.config.ef else 2 * k, len(self))
+        ask = min(k if 2 * k <= self.ef else 2 * k, len(self))
         labels, distances = self._hnsw.knn_query(queries, k=ask)  # (n_queries, ask); 1 - product
         rows, products = _sorted(labels.astype(np.int64), (1.0 - distances).astype(np.float32))
         return rows[:, :k], products[:, :k]
@@ -171,7 +176,7 @@ class ProductIndex:
             if not artifact.facts["exact"]:
                 index._hnsw = hnswlib.Index(space="ip", dim=index.dim)
                 index._hnsw.load_index(str(artifact.file("index.hnsw")))
-                index._hnsw.set_ef(index.config.ef)  # the file does not hold it
+                index._hnsw.set_ef(index.ef)  # the file does not hold it
         except (KeyError, TypeError, ConfigError, RuntimeError) as error:
             raise CorruptArtifactError(f"the {KIND} at {folder} cannot be read ({error})", "make it again") from error
         return index
@@ -180,7 +185,7 @@ class ProductIndex:
         return len(self.keys)
 
     def __repr__(self) -> str:
-        how = "exact" if self.is_exact else f"M={self.config.links}, ef={self.config.ef}"
+        how = "exact" if self.is_exact else f"M={self.config.links}, ef={self.ef}"
         return f"ProductIndex({len(self):,} x {self.dim}, {how})"
 
 
