@@ -48,7 +48,9 @@ class Drift:
 
     def of(self, recent: Sequence[NDArray[Any]]) -> tuple[float, float] | None:
         """Return how far the mean and the covariance of recent vectors lie off; None for fewer than 20 vectors."""
-        found = np.asarray(recent, dtype=np.float64).reshape(len(recent), -1)
+        if len(recent) < LEAST:
+            return None
+        found = np.asarray(recent, dtype=np.float64)  # (n_recent, dim)
         found = found[np.abs(found).max(axis=1, initial=0.0) > 0]
         if len(found) < LEAST or not self._spread:
             return None

@@ -110,7 +110,7 @@ def curve(counts: NDArray[Any], n_items: int) -> tuple[list[tuple[float, float]]
     total = shown.sum()
     places = np.linspace(0.0, 1.0, POINTS + 1)
     if total == 0:
-        return [(float(p), float(p)) for p in places], 0.0
+        return [(round(float(p), 6), round(float(p), 6)) for p in places], 0.0
     grown = np.concatenate([[0.0], np.cumsum(shown) / total])  # (n_items + 1,)
     shares = np.interp(places, np.linspace(0.0, 1.0, len(grown)), grown)
     area = float(((grown[1:] + grown[:-1]) / 2).mean())
