@@ -110,7 +110,7 @@ export const WORDS = {
   "graph.title": ["Its surroundings", "它的周围"],
   "graph.hops": ["Steps", "步数"],
   "graph.relations": ["Ties", "关系"],
-  "graph.help": ["Drag to move, scroll or + and − to zoom, click or Enter to travel, arrow keys to go from item to item.", "拖动移动，滚轮或 + − 缩放，点击或回车前往，方向键在物品间移动。"],
+  "graph.help": ["Drag to move, scroll or + and − to zoom, click or Enter to travel, arrow keys to go from item to item. Of each item the strongest ties are drawn.", "拖动移动，滚轮或 + − 缩放，点击或回车前往，方向键在物品间移动。每件物品只画最强的关系。"],
   "graph.label": ["Graph of {n} items around {title}", "{title} 周围 {n} 件物品的图谱"],
   "graph.list": ["The same as a list", "以列表显示"],
   "graph.alone": ["Nothing is tied to it.", "没有与它相连的物品。"],

@@ -18,6 +18,7 @@ import { Gestures } from "./gestures.js";
 const LABEL = 24;
 const FIRST_STEPS = 70;
 const DRAG = 5;
+const NEAREST = 3; // others that an item is drawn tied to
 /** @type {Map<string, { x: number, y: number }>} where items lay in the last picture, so that travelling goes on from there */
 let last = new Map();
 
@@ -39,7 +40,8 @@ export class GraphPicture {
     const radii = this.nodes.map((node) => (node.hops ? 8 + 4 * node.weight : 15));
     const bodies = place(this.nodes.length, this.nodes.map(({ hops }) => hops), radii);
     this.#remember(bodies);
-    this.layout = new Layout(bodies, this.ties);
+    this.layout = new Layout(bodies, []);
+    this.#choose(new Set(graph.edges.map(({ relation }) => relation)));
     this.signal = signal;
     this.touched = false;
     this.frame = 0;
@@ -71,18 +73,20 @@ export class GraphPicture {
    * @param {Set<string>} relations
    */
   show(relations) {
-    const tied = new Set([0]);
-    const shown = this.ties.filter(({ relation, source, target, path }) => {
-      const is = relations.has(relation);
-      path.toggleAttribute("hidden", !is);
-      if (is) tied.add(source).add(target);
-      return is;
-    });
-    this.stars.forEach(({ link }, row) => link.classList.toggle("faint", !tied.has(row)));
-    this.layout.springs = shown;
+    this.#choose(relations);
     this.layout.warm();
     if (calm()) this.layout.settle();
     this.#run();
+  }
+
+  /** @param {Set<string>} relations */
+  #choose(relations) {
+    const wanted = this.ties.filter(({ relation }) => relations.has(relation));
+    const kept = backbone(wanted, this.nodes.length);
+    for (const tie of this.ties) tie.path.toggleAttribute("hidden", !kept.has(tie));
+    const tied = new Set([0, ...[...kept].flatMap(({ source, target }) => [source, target])]);
+    this.stars.forEach(({ link }, row) => link.classList.toggle("faint", !tied.has(row)));
+    this.layout.springs = [...kept];
   }
 
   /**
@@ -280,6 +284,40 @@ export class GraphPicture {
     cancelAnimationFrame(this.frame);
     last = new Map(this.nodes.map((node, row) => [node.item_id, { x: this.layout.bodies[row].x, y: this.layout.bodies[row].y }]));
   }
+}
+
+/**
+ * The ties worth drawing where nearly everything is tied to everything: all those of the first item, and of every
+ * other one the strongest with its nearest few.
+ * @param {Tie[]} ties
+ * @param {number} n
+ * @returns {Set<Tie>}
+ */
+function backbone(ties, n) {
+  /** @type {Map<string, { ties: Tie[], apart: number }>} */
+  const pairs = new Map();
+  for (const tie of ties) {
+    const key = [tie.source, tie.target].sort((a, b) => a - b).join(" ");
+    const pair = pairs.get(key) ?? { ties: [], apart: 1 };
+    pair.ties.push(tie);
+    pair.apart *= 1 - Math.min(tie.strength, 0.999);
+    pairs.set(key, pair);
+  }
+  const drawn = new Array(n).fill(0);
+  /** @type {Set<Tie>} */
+  const kept = new Set();
+  for (const { ties: some } of [...pairs.values()].sort((a, b) => a.apart - b.apart)) {
+    const { source, target } = some[0];
+    const own = source === 0 || target === 0;
+    const least = Math.min(drawn[source], drawn[target]);
+    const most = Math.max(drawn[source], drawn[target]);
+    if (!own && least > 0 && most >= NEAREST) continue;
+    drawn[source] += 1;
+    drawn[target] += 1;
+    if (own) some.forEach((tie) => kept.add(tie));
+    else kept.add(some.reduce((best, tie) => (tie.strength > best.strength ? tie : best)));
+  }
+  return kept;
 }
 
 /** @param {string} words @returns {number} about how wide they are at 12 pixels */
