@@ -34,6 +34,7 @@ from llm_tail.neighbors.edges import (
     value_ties,
 )
 from llm_tail.neighbors.exact import unit_vectors
+from llm_tail.neighbors.generated import PREFIX as GENERATED
 from llm_tail.neighbors.graph import ItemGraph, titles_of
 
 if TYPE_CHECKING:
@@ -91,6 +92,13 @@ class Moves:
         carried.sort_indices()
         return carried
 
+    def carry_values(self, shared: SharedValues) -> SharedValues:
+        """Return who has which value, by new rows; new items have none."""
+        members, stay = shared.members, np.flatnonzero(self.to >= 0)
+        ones = np.ones(len(stay), dtype=np.float32)
+        place = sp.csr_matrix((ones, (self.to[stay], stay)), shape=(len(self.new), len(self.to)))
+        return SharedValues(sp.csr_matrix(place @ members), shared.names, shared.hubs)
+
 
 def upsert(
     graph: ItemGraph,
@@ -101,7 +109,7 @@ def upsert(
 ) -> ItemGraph:
     """Do what `ItemGraph.upsert` says."""
     moves, config = Moves.of(graph.ids, catalog.ids, changed), graph.config
-    tie_columns(catalog, list(graph._values))
+    tie_columns(catalog, [name for name in graph._values if not name.startswith(GENERATED)])
     matrices: dict[str, sp.csr_matrix] = {}
     values: dict[str, SharedValues] = {}
     for name in graph.relations:
@@ -115,6 +123,10 @@ def upsert(
                 )
             else:
                 matrices[name] = _near(old, moves, source, config.neighbors, config.min_similarity)
+        elif name.startswith(GENERATED):  # nothing new is known: items that stay keep what was generated
+            matrices[name] = moves.carry(old, np.ones(len(catalog), dtype=bool))
+            if name in graph._values:
+                values[name] = moves.carry_values(graph._values[name])
         elif name in graph._values:
             values[name] = shared_values(catalog, name, config.hub_cap)
             matrices[name] = _valued(old, moves, graph._values[name], values[name])

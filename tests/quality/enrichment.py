@@ -36,11 +36,13 @@ from llm_tail.embedding.negatives import nearest_blocks
 from llm_tail.embedding.runtimes import load_runtime
 from llm_tail.embedding.text import ItemText
 from llm_tail.enrichment.extractive import Extractive
+from llm_tail.evaluation import metrics
 from llm_tail.recommenders.content import ContentSimilarity, centre
 from tests.quality.judge import COLUMNS, PROTOCOL, ROOT
 
 TOLD = ("description", "tagline", "keywords", "categories")  # what thin items lose
 N_BOOTSTRAP = 1000
+BLOCK = 2048  # people that are ranked at once
 OWN = ("categories", "brand", "keywords")
 
 
@@ -125,23 +127,26 @@ class Case:
         return ItemText(TextConfig(fields=fields)).texts(self.catalog)
 
     def ndcg(self, vectors: np.ndarray, phase: str) -> dict[str, pd.Series]:
-        """Return N@20 of each person for each ranking, by the judge's split, top k and metric."""
+        """Return N@20 of each person for each ranking, by the judge's split, top k and metric (which has to agree)."""
         split, judge = self.split, self.judge
         train = Interactions.from_frame(split.frame(split.train), items=self.catalog.ids)
         model = ContentSimilarity().fit(train, Embeddings(self.catalog.ids, vectors))
-        found = {}
-        for name, relevant, candidates, seen in split.tasks(phase):
-            people = np.flatnonzero(np.diff(relevant.indptr) > 0)
-            values = []
-            for start in range(0, len(people), 1024):
-                block = people[start : start + 1024]
-                scores = model.score(split.train[block]).astype(np.float64)
+        tasks = list(split.tasks(phase))
+        found: dict[str, list[pd.Series]] = {name: [] for name, *_ in tasks}
+        for start in range(0, len(split.user_ids), BLOCK):
+            people = np.arange(start, min(start + BLOCK, len(split.user_ids)))
+            all_scores = model.score(split.train[people])
+            for name, relevant, candidates, seen in tasks:
+                asked = people[np.diff(relevant[people].indptr) > 0]
+                scores = all_scores[asked - start].astype(np.float64)
                 scores[:, ~candidates] = -np.inf
-                scores[seen[block].nonzero()] = -np.inf
+                scores[seen[asked].nonzero()] = -np.inf
                 top = judge.top_k(scores, 20)
-                values += [judge.rank_metrics(top[i : i + 1], relevant, block[i : i + 1])[1] for i in range(len(block))]
-            found[name] = pd.Series(values, index=split.user_ids[people])
-        return found
+                each = metrics.ndcg(top, relevant[asked])
+                if abs(each.mean() - judge.rank_metrics(top, relevant, asked)[1]) > 1e-9:
+                    sys.exit("the judge and llm_tail.evaluation.metrics differ on N@20")
+                found[name].append(pd.Series(each, index=split.user_ids[asked]))
+        return {name: pd.concat(parts) for name, parts in found.items()}
 
 
 VALIDATION: dict[str, Callable[[Case], list[str] | np.ndarray]] = {
