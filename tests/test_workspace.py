@@ -116,7 +116,7 @@ def test_stages_that_do_not_exist_or_are_off(tmp_path):
     assert "finetune" in Workspace.open(tmp_path / "shop.toml", ["lora.enabled=true"]).stages
     with pytest.raises(ConfigError, match=r"pretrain is switched off; give --set pretrain\.enabled=true"):
         workspace.run_stage("pretrain")
-    assert set(workspace.stages) | {"pretrain", "finetune"} == set(STAGES)
+    assert set(workspace.stages) | {"enrich", "pretrain", "finetune"} == set(STAGES)
 
 
 def test_on_stage_hears_of_beginning_and_end(finished_shop):
@@ -424,6 +424,6 @@ def test_an_interrupted_stage_is_not_taken_for_finished(shop_copy, monkeypatch):
 
 def test_the_record_keeps_what_stages_cost(finished_shop):
     kept = json.loads((finished_shop.parent / "run" / "run.json").read_text(encoding="utf-8"))
-    assert set(kept["stages"]) == set(STAGES) - {"pretrain", "finetune"}
+    assert set(kept["stages"]) == set(STAGES) - {"enrich", "pretrain", "finetune"}
     assert all(entry["seconds"] > 0 and entry["peak_mb"] > 10 for entry in kept["stages"].values())
     assert set(kept["models"]) >= {"popularity", "ease"}

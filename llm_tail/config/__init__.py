@@ -105,7 +105,12 @@ class RunConfig(Settings):
         if encoder["name"].startswith((".", "/")):
             encoder["name"] = absolute(encoder["name"])
         serve = {**self.serve.model_dump(), "state": absolute(self.serve.state)}
-        return self.replace(folder=absolute(self.folder), data=data, encoder=encoder, serve=serve)
+        enrichment = self.enrichment.model_dump()
+        enrichment |= {name: absolute(enrichment[name]) for name in ("answers", "prompts")}
+        if enrichment["model"].startswith((".", "/")):
+            enrichment["model"] = absolute(enrichment["model"])
+        tables = {"data": data, "encoder": encoder, "serve": serve, "enrichment": enrichment}
+        return self.replace(folder=absolute(self.folder), **tables)
 
     def overridden(self, overrides: Sequence[str]) -> RunConfig:
         """Return the same settings with ``table.key=value`` strings applied; paths in them stay as they are."""

@@ -37,6 +37,10 @@ class EnrichmentConfig(Settings):
         "products", description="What the items are: products, books, films, music, news, papers, or your own."
     )
     language: str = Field("auto", description="Language of prompts and answers: en, zh, or auto by the items' script.")
+    answers: str = Field("", description="Folder of the answers; enrichment in the run's own folder if empty.")
+    min_confidence: float = Field(
+        0.0, ge=0, le=1, description="Generated parts that are less sure stay out of the catalogue."
+    )
     prompts: str = Field("", description="A folder of your own templates, which win over the shipped ones.")
     fields: list[str] = Field([], description="Columns that prompts may see; those of the domain if empty.")
     allow_fields: list[str] = Field(

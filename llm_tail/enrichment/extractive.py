@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm_tail.artifacts import fingerprint
+from llm_tail.config.enriching import Task
 from llm_tail.data.catalog import Catalog
 from llm_tail.embedding.embeddings import Embeddings
 from llm_tail.embedding.engine import TextEncoder
@@ -39,7 +40,7 @@ from llm_tail.errors import ConfigError, DataError
 
 Part = Literal["keyphrases", "categories", "borrowed"]
 PARTS: tuple[Part, ...] = get_args(Part)
-TASKS = ("attributes", "summary")
+TASKS: tuple[Task, ...] = ("attributes", "summary")
 THIN_WORDS = 25  # a text with fewer is thin: it borrows
 BLOCK = 1024  # requests that are answered together
 _MOST_PARTS, _LONGEST_VALUE, _LONGEST_NAME = 20, 80, 40

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,8 +182,8 @@ class Enrichment:
         there = set(self.table["field"].unique().to_pylist())
         return tuple(task for task in TASKS if field_of(task) in there)
 
-    def join(self, catalog: Catalog, *, min_confidence: float = 0.0) -> Catalog:
-        """Return the catalogue with a column ``generated_<task>`` for each task of items that has answers.
+    def join(self, catalog: Catalog, *, tasks: Sequence[str] | None = None, min_confidence: float = 0.0) -> Catalog:
+        """Return the catalogue with a column ``generated_<task>`` for each task of items.
 
         A summary is one text, empty where an item has none; all others are lists of texts. Answers for items that the
         catalogue does not hold are left out.
@@ -192,11 +192,13 @@ class Enrichment:
         ----------
         catalog : Catalog
             The items.
+        tasks : sequence of Task, optional
+            Which; a task without an answer gives an empty column. Those that have answers if left out.
         min_confidence : float
             Parts that are less sure are left out, in [0, 1].
         """
         table, sure = catalog.table, self.table.filter(pc.greater_equal(self.table["confidence"], min_confidence))
-        for task in (task for task in self.tasks if task in ITEM_TASKS):
+        for task in (task for task in ITEM_TASKS if task in (self.tasks if tasks is None else tasks)):
             name = field_of(task)
             column = _column(sure.filter(pc.equal(sure["field"], name)), catalog, single=task in SINGLE)
             table = table.drop_columns([name]) if name in table.column_names else table

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -157,6 +158,7 @@ def field_of(task: Task) -> str:
     return f"generated_{task}"
 
 
+@cache
 def json_schema(task: Task) -> dict[str, Any]:
     """Return the JSON schema of a task's answer, in the subset that servers take for strict structured output.
 

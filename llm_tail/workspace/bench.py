@@ -33,6 +33,7 @@ from llm_tail.progress import Bar
 from llm_tail.workspace.child import FailedError
 from llm_tail.workspace.contest import PEOPLE, Ground, Job, Phase, compete
 from llm_tail.workspace.contestants import Contestant, chosen
+from llm_tail.workspace.generated import answers_folder
 from llm_tail.workspace.tuner import check_optuna
 from llm_tail.workspace.workspace import Workspace
 
@@ -208,6 +209,8 @@ class _Benching:
             off = {table: getattr(config, table).replace(enabled=False).model_dump() for table in ("lora", "pretrain")}
             config = config.replace(**off)
         folder = self.workspace.folder if is_own else self.folder / "runs" / f"{kind}-{seed}"
+        answers = {**config.enrichment.model_dump(), "answers": str(answers_folder(config))}
+        config = config.replace(enrichment=answers)  # what was paid for once serves every cut
         arena = Workspace(config.replace(seed=seed, folder=str(folder)), self.workspace.source)
         store = folder / "embeddings"
         if kind == FROZEN and not store.exists():

@@ -142,5 +142,5 @@ def _key(workspace: Workspace) -> str:
     if config.lora.enabled:
         words = workspace.fingerprint("finetune")
     else:
-        words = workspace.fingerprint("pretrain") if config.pretrain.enabled else workspace._encoder_key
+        words = workspace.fingerprint("pretrain") if config.pretrain.enabled else workspace.keys.encoder
     return fingerprint("runtime-1", words, *running_settings(config.encoder))

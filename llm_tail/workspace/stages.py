@@ -26,22 +26,23 @@ HYBRID = "hybrid"
 def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
     """Look for what is wrong with the data."""
     from llm_tail.data.audit import Finding, audit
+    from llm_tail.embedding.text import ItemText
+    from llm_tail.workspace.generated import field_names, source_text
     from llm_tail.workspace.training import check_columns
 
-    texts = workspace.item_text.texts(workspace.catalog)
+    catalog = workspace.source_catalog  # what is generated is not there yet
+    texts = ItemText(source_text(workspace.config)).texts(catalog)
     try:
         counts = workspace.source_encoder.token_counts(texts)
     except LlmTailError:  # without the encoder the audit guesses; the stage that needs it will say what is missing
         counts = None
     max_tokens = workspace.config.encoder.max_tokens
-    found = audit(
-        workspace.catalog, workspace.raw_interactions, texts=texts, max_tokens=max_tokens, token_counts=counts
-    )
+    found = audit(catalog, workspace.raw_interactions, texts=texts, max_tokens=max_tokens, token_counts=counts)
     if found.ok:
         try:
             _ = workspace.split  # better now than after all has been embedded
             if workspace.config.lora.enabled:
-                check_columns(workspace.config, workspace.catalog.columns)
+                check_columns(workspace.config, [*catalog.columns, *field_names(workspace.config)])
         except (DataError, ConfigError) as error:
             code = "split" if isinstance(error, DataError) else "setting"
             found = replace(found, findings=(Finding("error", code, str(error)), *found.findings))
@@ -49,6 +50,13 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
         pass
     n = Counter(finding.severity for finding in found.findings)
     return f"errors: {n['error']}, warnings: {n['warning']}, notes: {n['note']}"
+
+
+def make_enrichment(workspace: Workspace, folder: Path, made_from: str) -> str:
+    """Give words to items that have too few."""
+    from llm_tail.workspace.enriching import make_enriched
+
+    return make_enriched(workspace, folder, made_from)
 
 
 def make_pretrained(workspace: Workspace, folder: Path, made_from: str) -> str:
@@ -167,6 +175,7 @@ def make_report(workspace: Workspace, folder: Path, made_from: str) -> str:
 
 MAKERS: dict[str, Callable[[Any, Path, str], str]] = {
     "audit": make_audit,
+    "enrich": make_enrichment,
     "pretrain": make_pretrained,
     "finetune": make_encoder,
     "embed": make_embeddings,

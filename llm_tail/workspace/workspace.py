@@ -4,7 +4,7 @@
 
     data files ── audit
         │
-        ├─ (pretrain) ── (finetune) ── embed ── index ── graph ── fit ── evaluate
+        ├─ (enrich) ── (pretrain) ── (finetune) ── embed ── index ── graph ── fit ── evaluate
         └─ split ──────────────────────────┘
 
 A stage is finished when the record (``run.json``) holds the fingerprint of its inputs: the bytes of the data files, the
@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, TypeVar
 from llm_tail.artifacts import MANIFEST, fingerprint, generation_of, read_artifact
 from llm_tail.config import RunConfig
 from llm_tail.errors import ConfigError, CorruptArtifactError, DataError, StaleArtifactError, closest
-from llm_tail.workspace.data import HELD, Events, make_split, read_catalog, read_raw, select_events
+from llm_tail.workspace.data import Events, make_split, read_catalog, read_raw, select_events
+from llm_tail.workspace.fingerprints import Fingerprints
+from llm_tail.workspace.generated import ENRICHED, effective, uses_generated
 from llm_tail.workspace.record import RunRecord, StageResult
-from llm_tail.workspace.running import find_runtime, running_settings, training_settings
+from llm_tail.workspace.running import find_runtime
 from llm_tail.workspace.stages import HYBRID, MAKERS
-from llm_tail.workspace.training import settings_of
 
 if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` by id needs no torch
     from llm_tail.data.audit import Audit
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` 
     from llm_tail.embedding.runtimes import Runtime
     from llm_tail.embedding.store import Embeddings
     from llm_tail.embedding.text import ItemText
+    from llm_tail.enrichment.result import Enrichment
     from llm_tail.evaluation.report import Report
     from llm_tail.neighbors.graph import ItemGraph
     from llm_tail.neighbors.index import NeighborIndex, Neighbors
@@ -48,9 +50,10 @@ if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` 
 
 __all__ = ["STAGES", "StageResult", "Workspace"]
 
-STAGES = ("audit", "pretrain", "finetune", "embed", "index", "graph", "fit", "evaluate")
+STAGES = ("audit", "enrich", "pretrain", "finetune", "embed", "index", "graph", "fit", "evaluate")
 FOLDERS = {
     "audit": "audit",
+    "enrich": ENRICHED,
     "pretrain": "pretrained",
     "finetune": "encoder",
     "embed": "embeddings",
@@ -59,7 +62,11 @@ FOLDERS = {
     "fit": "models/hybrid",
     "evaluate": "report",
 }
-SWITCHES = {"pretrain": "pretrain", "finetune": "lora"}  # the table whose `enabled` turns a stage on
+SWITCHES = {
+    "enrich": "enrichment",
+    "pretrain": "pretrain",
+    "finetune": "lora",
+}  # the table whose `enabled` turns a stage on
 Watcher = Callable[[str, StageResult | None], None]
 T = TypeVar("T")
 
@@ -91,9 +98,10 @@ class Workspace:
     """
 
     def __init__(self, config: RunConfig, source: str = "CONFIG") -> None:
-        self.config, self.source = config, source
+        self.config, self.source = effective(config), source
         self.folder = Path(config.folder)
         self.record = RunRecord(self.folder)
+        self.keys = Fingerprints(self.config, self.record)
         self._models: dict[str, Recommender] = {}
 
     @classmethod
@@ -184,56 +192,32 @@ class Workspace:
 
     def fingerprint(self, stage: str) -> str:
         """Return the digest of everything that a stage is made from."""
-        config = self.config
-        if stage == "audit":
-            return fingerprint(stage, self._split_key, self._encoder_key)
-        if stage == "pretrain":
-            settings = config.pretrain.model_dump(exclude={"enabled", "checkpoint_steps"})
-            return fingerprint(stage, self._encoder_key, self._catalog_key, settings, config.seed)
-        base = self.fingerprint("pretrain") if config.pretrain.enabled else self._encoder_key
-        if stage == "finetune":
-            return fingerprint(stage, base, self._split_key, settings_of(config), config.seed)
-        if stage == "embed":
-            words = self.fingerprint("finetune") if config.lora.enabled else base
-            return fingerprint(
-                stage, self._catalog_key, words, config.embedding.storage, *running_settings(config.encoder)
-            )
-        if stage == "index":
-            return fingerprint(stage, self.fingerprint("embed"), config.index.model_dump(), config.seed)
-        if stage == "graph":
-            return fingerprint(stage, self.fingerprint("index"), self._split_key, config.graph.model_dump())
-        if stage == "fit":
-            return fingerprint(stage, self.fingerprint("graph"), config.hybrid.model_dump(), config.seed)
-        return fingerprint(stage, self.fingerprint("fit"), config.evaluation.model_dump())
-
-    @property
-    def _catalog_key(self) -> str:
-        data = self.config.data
-        if not data.catalog:
-            raise ConfigError("[data] catalog is not set; name the file that holds the items")
-        return fingerprint(self.record.digest(data.catalog), data.format, data.item_columns, data.max_bad_share)
-
-    @property
-    def _events_key(self) -> str:
-        files = {key: self.record.digest(getattr(self.config.data, key)) for key in ("interactions", *HELD)}
-        return fingerprint(files, self.config.data.model_dump(exclude={"catalog", "item_columns", *files}))
-
-    @property
-    def _split_key(self) -> str:
-        return fingerprint(self._catalog_key, self._events_key, self.config.split.model_dump(), self.config.seed)
-
-    @property
-    def _encoder_key(self) -> str:
-        encoder = self.config.encoder
-        name = self.record.digest(encoder.name) if Path(encoder.name).is_dir() else encoder.name
-        return fingerprint(name, training_settings(encoder), self.config.text.model_dump())
+        return self.keys.of(stage)
 
     # ---- what the run holds
 
     @cached_property
-    def catalog(self) -> Catalog:
-        """The items."""
+    def source_catalog(self) -> Catalog:
+        """The items as the files have them."""
         return read_catalog(self.config.data)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items, with the generated fields where the run has any."""
+        return self.enriched_catalog if uses_generated(self.config) else self.source_catalog
+
+    @cached_property
+    def enriched_catalog(self) -> Catalog:
+        """The items with a column ``generated_<task>`` for each task of items."""
+        least, tasks = self.config.enrichment.min_confidence, self.config.enrichment.tasks
+        return self.enrichment.join(self.source_catalog, tasks=tasks, min_confidence=least)
+
+    @cached_property
+    def enrichment(self) -> Enrichment:
+        """The generated fields of the items, each with its provenance."""
+        from llm_tail.workspace.enriching import KIND, read_enriched
+
+        return self._load("enrich", lambda folder: read_enriched(read_artifact(folder, KIND)))
 
     @cached_property
     def audit(self) -> Audit:
@@ -249,7 +233,7 @@ class Workspace:
 
     @cached_property
     def _events(self) -> Events:
-        events = select_events(self.config.data, self.raw_interactions, self.catalog)
+        events = select_events(self.config.data, self.raw_interactions, self.source_catalog)
         del self.__dict__["raw_interactions"]  # only the audit looks at it, and that comes first
         return events
 
@@ -261,7 +245,7 @@ class Workspace:
     @cached_property
     def split(self) -> Split:
         """Training, validation and test."""
-        return make_split(self.config, self._events, self.catalog)
+        return make_split(self.config, self._events, self.source_catalog)
 
     @cached_property
     def item_text(self) -> ItemText:
@@ -358,7 +342,7 @@ class Workspace:
         if name in self._models:
             return self._models[name]
         folder = self.folder / "models" / name
-        made_from = fingerprint(name, self.fingerprint("embed"), self._split_key)
+        made_from = fingerprint(name, self.fingerprint("embed"), self.keys.split)
         if self.record.matches("models", name, made_from, folder):
             try:
                 # every entry of BASELINES is the class itself
@@ -432,7 +416,8 @@ class Workspace:
     def _forget(self, stage: str) -> None:
         """Drop what was loaded of this stage's old result and of those behind it."""
         held = {"embed": "embeddings", "pretrain": "base_encoder", "finetune": "encoder", "fit": "hybrid"}
-        for name in (held.get(stage, stage), "runtime"):
+        held |= {"enrich": "enrichment"}
+        for name in (held.get(stage, stage), "runtime", *(["enriched_catalog"] if stage == "enrich" else [])):
             self.__dict__.pop(name, None)
 
     def __repr__(self) -> str:
