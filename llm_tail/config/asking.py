@@ -85,4 +85,10 @@ class HybridConfig(Settings):
     )
     tune: bool = Field(True, description="Choose penalties, damping, recency, gate and weights by validation.")
     learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
-    max_items: int = Field(30_000, ge=1, description="Most items with interactions that the closed form takes.")
+    solution: Literal["auto", "whole", "low-rank"] = Field(
+        "auto", description="How ID embeddings are solved for; auto is whole up to max_items, of low rank above."
+    )
+    max_items: int = Field(30_000, ge=1, description="Most items with interactions that are solved for as a whole.")
+    rank: int = Field(
+        1024, ge=1, le=8192, description="Directions of the interactions that low-rank keeps; fewer past 200,000 items."
+    )

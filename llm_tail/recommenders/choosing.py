@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from llm_tail.config import HybridConfig
 from llm_tail.progress import Bar
-from llm_tail.recommenders.collaborative import GramFitter
+from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, fitter_for
 from llm_tail.recommenders.fusion import Floats, Signals, speech, text_signal
 from llm_tail.recommenders.learning import Neighborhood, PretendCold, attend, learn_attention
 from llm_tail.recommenders.recency import weigh
@@ -30,6 +30,8 @@ PENALTIES = ((50.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 LIFTS = (1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5, 3.0)
+PEOPLE = (100, 4000)  # at least and at most, who are asked
+MOST_SCORES = 160_000_000  # people asked times items: half a dozen arrays of so many float32 are held
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
 ROUNDS = 2
 LEARN_USERS = 4096  # people whom the attention learns from
@@ -72,8 +74,9 @@ class Chooser:
         seed: int,
         aged: sp.csr_matrix | None = None,
     ) -> None:
-        self.task = ValidationTask.build(train, validation, seed=seed)
-        self.fitter = GramFitter(train, vectors, config.text_ridge, config.max_items)
+        most = int(np.clip(MOST_SCORES // max(1, train.shape[1]), *PEOPLE))
+        self.task = ValidationTask.build(train, validation, max_users=most, seed=seed)
+        self.fitter = fitter_for(train, vectors, config, seed)
         self.config, self.attention, self.seed = config, attention, seed
         self._train, self._vectors, self._neighborhood = train, vectors, neighborhood
         self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
@@ -89,8 +92,8 @@ class Chooser:
         if self.config.tune:
             self._tune()
             record["tuned"] = self.measure(self.config)
-        if self.config.learn:
-            record["attention"] = self._learn()
+        if self.config.learn and isinstance(self.fitter, GramFitter):
+            record["attention"] = self._learn(self.fitter.fit(self.config.ridge, self.config.pull))
         if self.config.tune:
             self._lift_tail()
             record["lifted"] = self.measure(self.config)
@@ -106,7 +109,8 @@ class Chooser:
         return objective(self.measure(config), self.config.goal)
 
     def _tune(self) -> None:
-        penalties = [] if len(self.fitter.warm) > FAST_ITEMS else PENALTIES
+        slow = isinstance(self.fitter, GramFitter) and len(self.fitter.warm) > FAST_ITEMS
+        penalties = [] if slow else PENALTIES
         costly = [{"ridge": ridge, "pull": pull} for ridge, pull in penalties] + [{"damping": d} for d in DAMPINGS]
         if self._aged is not None:
             costly = [{"recency": r} for r in RECENCIES] + costly
@@ -140,7 +144,7 @@ class Chooser:
                 best, quality = candidate, objective(found, goal)
         self.config = best
 
-    def _learn(self) -> dict[str, Any]:
+    def _learn(self, collaborative: CollaborativeEmbeddings) -> dict[str, Any]:
         """Train the attention; keep the best state on validation, which may be the untrained one."""
         measured = [self.measure(self.config)]
         best, kept = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}, 0
@@ -156,7 +160,7 @@ class Chooser:
 
         task = PretendCold(
             self._neighborhood,
-            self.fitter.fit(self.config.ridge, self.config.pull),
+            collaborative,
             self._damped(self._train, self.config),
             self._vectors,
             self._signals_of(self.config).mass,

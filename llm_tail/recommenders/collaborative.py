@@ -1,7 +1,11 @@
-"""CollaborativeEmbeddings: what interactions alone say of an item, as one vector for each warm item."""
+"""CollaborativeEmbeddings: what interactions alone say of an item, as one vector for each warm item.
+
+Small catalogues are solved for as a whole, larger ones in `low_rank`; `fitter_for` decides.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +13,11 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.errors import DataError
 from llm_tail.recommenders.closed_form import Weights, l3ae_weights, text_weights
+from llm_tail.recommenders.low_rank import FactoredEmbeddings, LowRankFitter
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,22 @@ class CollaborativeEmbeddings:
     def signal(self, histories: sp.csr_matrix) -> NDArray[np.float32]:
         """Return what histories of shape (n_histories, n_items) say of the warm items, shape (n_histories, n_warm)."""
         return np.asarray(histories[:, self.warm] @ self.weights, dtype=np.float32)
+
+    def rows(self, places: Rows) -> NDArray[np.float32]:
+        """Return what warm items at these places say of all warm items, shape (n, n_warm)."""
+        return self.weights[places]
+
+    def mixed(self, shares: sp.csr_matrix) -> NDArray[np.float32]:
+        """Return what mixtures of warm items, shape (n, n_warm), say of all warm items, shape (n, n_warm)."""
+        return np.asarray(shares @ self.weights, dtype=np.float32)
+
+    def column(self, places: NDArray[Any], shares: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what all warm items say of a mixture of warm items, shape (n_warm,)."""
+        return np.asarray(self.weights[:, places] @ shares, dtype=np.float32)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that are written to disk."""
+        return {"collaborative": self.weights, "warm": self.warm}
 
 
 class GramFitter:
@@ -69,14 +91,48 @@ class GramFitter:
         return self._solved[ridge, pull]
 
 
+Embedded = CollaborativeEmbeddings | FactoredEmbeddings
+Fitter = GramFitter | LowRankFitter
+
+
+def fitter_for(train: sp.csr_matrix, vectors: NDArray[Any], config: HybridConfig, seed: int = 0) -> Fitter:
+    """Return what solves for the ID embeddings: as a whole where that is asked for or small enough, else of low rank.
+
+    Raises
+    ------
+    DataError
+        If the settings ask for the whole and there are more items than they allow.
+    """
+    if is_low_rank(train, config):
+        return LowRankFitter(train, vectors, config.text_ridge, config.rank, seed)
+    return GramFitter(train, vectors, config.text_ridge, config.max_items)
+
+
+def is_low_rank(train: sp.csr_matrix, config: HybridConfig) -> bool:
+    """Return whether the ID embeddings of these interactions are of low rank."""
+    return config.solution == "low-rank" or (config.solution == "auto" and len(warm_items(train)) > config.max_items)
+
+
+def from_state(state: Mapping[str, NDArray[Any]]) -> Embedded:
+    """Return the embeddings whose arrays were written."""
+    if "collaborative" in state:
+        return CollaborativeEmbeddings(state["collaborative"], state["warm"])
+    return FactoredEmbeddings(state["collaborative.queries"], state["collaborative.keys"], state["warm"])
+
+
+def warm_items(train: sp.csr_matrix) -> Rows:
+    """Return the rows of the items that have interactions."""
+    return np.flatnonzero(np.asarray(train.sum(axis=0)).ravel() > 0).astype(np.int64)
+
+
 def check_size(train: sp.csr_matrix, max_items: int) -> Rows:
     """Return the rows of the items that have interactions; raise `DataError` where these are more than `max_items`."""
-    warm: Rows = np.flatnonzero(np.asarray(train.sum(axis=0)).ravel() > 0).astype(np.int64)
+    warm = warm_items(train)
     n = len(warm)
     if n > max_items:
         raise DataError(
             f"{n:,} items have interactions and the closed form is set to take at most {max_items:,}; "
             f"{n:,} would need about {20 * n * n / 2**30:.0f} GB. Raise [hybrid] max_items if you have them, "
-            "or leave out the least popular items' interactions"
+            "or set solution to auto, which takes a form of low rank then"
         )
     return warm

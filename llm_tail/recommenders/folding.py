@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.recommenders.closed_form import text_factors
-from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, check_size
+from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, Embedded, check_size, fitter_for, warm_items
 
 Exact = NDArray[np.float64]
 BLOCK = 256  # columns solved at once
@@ -29,13 +29,14 @@ STEPS, SPARSE_COST = 20, 30.0  # expected, and how much longer a sparse product 
 
 
 def fold_in(
-    known: CollaborativeEmbeddings,
+    known: Embedded,
     before: sp.csr_matrix,
     after: sp.csr_matrix,
     vectors: NDArray[np.float32],
     config: HybridConfig,
     whole_share: float | None = None,
-) -> tuple[CollaborativeEmbeddings, dict[str, Any]]:
+    seed: int = 0,
+) -> tuple[Embedded, dict[str, Any]]:
     """Return the collaborative part after new events, and what was done.
 
     Parameters
@@ -62,7 +63,7 @@ def fold_in(
     O(n_touched (steps nnz(G) + n_warm dim)) time, some 20 to 100 steps; one copy of the matrix and about 6 KB times
     n_warm for a block of columns.
     """
-    warm = check_size(after, config.max_items)
+    warm = check_size(after, config.max_items) if config.solution == "whole" else warm_items(after)
     place = np.full(after.shape[1], -1, dtype=np.int64)
     place[warm] = np.arange(len(warm))
     people = np.flatnonzero(np.diff(after.indptr) > np.diff(before.indptr))
@@ -72,11 +73,11 @@ def fold_in(
         return known, record
     if whole_share is None:
         whole_share = WHOLE_SHARE if WHOLE_SHARE is not None else _fair_share(after, len(warm))
-    if len(touched) <= whole_share * len(warm):
+    if isinstance(known, CollaborativeEmbeddings) and len(touched) <= whole_share * len(warm):
         folded, steps = _fold(known, before, after, vectors, config, warm, touched)
         if folded is not None:
             return folded, record | {"solved": "columns", "steps": steps}
-    fitter = GramFitter(after, vectors, config.text_ridge, config.max_items)
+    fitter = fitter_for(after, vectors, config, seed)
     return fitter.fit(config.ridge, config.pull), record | {"solved": "whole"}
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llm_tail.config import HybridConfig
 from llm_tail.data.segments import Segments
-from llm_tail.recommenders.collaborative import CollaborativeEmbeddings
+from llm_tail.recommenders.collaborative import Embedded
 
 Floats = NDArray[np.float32]
 BLOCK_BYTES = 64 << 20
@@ -91,7 +91,7 @@ class Signals:
     def of(
         cls,
         histories: sp.csr_matrix,
-        collaborative: CollaborativeEmbeddings,
+        collaborative: Embedded,
         borrowing: sp.csr_matrix | None,
         vectors: Floats,
         power: float,

@@ -5,7 +5,7 @@ The score of item i for a person is a sum over the items h that the person owns:
     s(h, i) = w_h l_i [ g_i B_hi  +  (1 - g_i) b sum_j A_ij B_hj  +  m t_i max(0, cos(v_h, v_i))^p ]
                         own ID        borrowed                      text
 
-    B    collaborative ID embeddings (`CollaborativeEmbeddings`), learned from interactions
+    B    collaborative ID embeddings (`collaborative`, `low_rank`), learned from interactions
     A    attention of i over its semantic neighbours (`NeighborAttention`); rows sum to 1
     g_i  = n_i / (n_i + gate): how far an item with n_i people trusts its own ID; 0 where it is cold
     b    scale of what is borrowed
@@ -32,7 +32,7 @@ from llm_tail.data.interactions import Interactions
 from llm_tail.data.splits import split_cold_items
 from llm_tail.errors import DataError
 from llm_tail.recommenders.base import Recommender
-from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, check_size
+from llm_tail.recommenders.collaborative import Fitter, check_size, fitter_for, from_state, is_low_rank
 from llm_tail.recommenders.explaining import Explanation, audience, explain
 from llm_tail.recommenders.fusion import Floats, Signals, speech
 from llm_tail.recommenders.recency import aged_history, ages, is_ordered, weigh
@@ -77,8 +77,9 @@ class HybridRecommender(ScoreMatrix, Recommender):
     otherwise, or with ``recency`` 1, its order does not matter.
 
     Fit: O(n_warm^3) time for each pair of penalties tried, about 20 n_warm^2 bytes and up to 2 GiB for the matrix of
-    scores. Score: one product of a sparse history with that matrix; past 23,000 items its rows are made as they are
-    asked for, O(dim n_items) for each item owned.
+    scores; past ``max_items`` ID embeddings are of low rank (`low_rank`) and the attention stays as it begins. Score:
+    one product of a sparse history with that matrix; past 23,000 items its rows are made as they are asked for, O(dim
+    n_items) for each item owned.
 
     Examples
     --------
@@ -115,7 +116,8 @@ class HybridRecommender(ScoreMatrix, Recommender):
                 f"the graph has {len(graph):,} items that are not the {len(self.items):,} with vectors, or stand in "
                 "another order; build it over the same catalogue"
             )
-        check_size(self.histories, self.config.max_items)  # before an hour is spent on choosing
+        if not is_low_rank(self.histories, self.config):
+            check_size(self.histories, self.config.max_items)  # before an hour is spent on choosing
         self._place(embeddings)
         if not is_ordered(train):
             self.config = self.config.replace(recency=1.0)
@@ -124,7 +126,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
         fitter = None
         if self.config.tune or self.config.learn:
             fitter = self._choose(train, validation, graph, attention)
-        fitter = fitter or GramFitter(taken, self._vectors, self.config.text_ridge, self.config.max_items)
+        fitter = fitter or fitter_for(taken, self._vectors, self.config, self.seed)
         self._collaborative = fitter.fit(self.config.ridge, self.config.pull)
         self._counts = _counts(taken)
         self._learned = {name: tensor.numpy() for name, tensor in attention.state_dict().items()}
@@ -155,7 +157,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
         validation: Interactions | None,
         graph: ItemGraph | None,
         attention: NeighborAttention,
-    ) -> GramFitter | None:
+    ) -> Fitter | None:
         """Set the best settings and attention; return what can solve for the final matrix, if that is at hand."""
         from llm_tail.recommenders.choosing import Chooser
 
@@ -406,17 +408,19 @@ class HybridRecommender(ScoreMatrix, Recommender):
         return {"config": self.config.model_dump(), "seed": self.seed}
 
     def _state(self) -> dict[str, NDArray[Any]]:
-        state = {f"attention.{name}": array for name, array in self._learned.items()} | {
-            "collaborative": self._collaborative.weights,
-            "warm": self._collaborative.warm,
-            "borrowing.data": self._borrowing.data,
-            "borrowing.indices": self._borrowing.indices,
-            "borrowing.indptr": self._borrowing.indptr,
-            "vectors": self._vectors,
-            "centre": self._centre,
-            "counts": self._counts,
-            "mass": np.array([self._mass]),
-        }
+        state = (
+            self._collaborative.state()
+            | {f"attention.{n}": array for n, array in self._learned.items()}
+            | {
+                "borrowing.data": self._borrowing.data,
+                "borrowing.indices": self._borrowing.indices,
+                "borrowing.indptr": self._borrowing.indptr,
+                "vectors": self._vectors,
+                "centre": self._centre,
+                "counts": self._counts,
+                "mass": np.array([self._mass]),
+            }
+        )
         if self._ages is not None:
             state["ages"] = self._ages.data
         if self._unlearned is not None:
@@ -424,7 +428,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
         return state
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        self._collaborative = CollaborativeEmbeddings(state["collaborative"], state["warm"])
+        self._collaborative = from_state(state)
         self._vectors, self._centre, self._counts = state["vectors"], state["centre"], state["counts"]
         self._mass = float(state["mass"][0])
         self._borrowing = sp.csr_matrix(

@@ -13,11 +13,15 @@ from torch.nn import functional
 
 from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
+from llm_tail.embedding.store import Embeddings
 from llm_tail.neighbors.exact import nearest
+from llm_tail.neighbors.index import NeighborIndex
 from llm_tail.progress import track
 from llm_tail.recommenders.attention import NeighborAttention
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings
 from llm_tail.recommenders.fusion import Floats, text_kernel, text_weights, trust
+
+EXACT_PAIRS = 20_000_000_000  # of an item and a neighbour; more take minutes to compare one by one
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Neighborhood:
         warm = np.flatnonzero(counts > 0)
         place = np.full(len(vectors), -1, dtype=np.int64)
         place[warm] = np.arange(len(warm))
-        rows, _ = nearest(vectors[items], vectors[warm], k, exclude_rows=place[items])  # (n_items, k)
+        rows = _nearest(vectors[items], vectors[warm], k, place[items])  # (n_items, k)
         evidence = np.where(rows >= 0, np.log1p(counts[warm][np.maximum(rows, 0)]), 0.0).astype(np.float32)
         edges = np.zeros((*rows.shape, len(ties)), dtype=np.float32)
         line = np.repeat(np.arange(len(items)), rows.shape[1])
@@ -80,6 +84,14 @@ class Neighborhood:
             torch.from_numpy(self.edges[items]),
             torch.from_numpy(rows >= 0),
         )
+
+
+def _nearest(queries: Floats, base: Floats, k: int, itself: Rows) -> Rows:
+    """Return the places of the k nearest of `base`, itself left out: all compared, or through an index if many."""
+    if len(queries) * len(base) <= EXACT_PAIRS:
+        return nearest(queries, base, k, exclude_rows=itself)[0]
+    index = NeighborIndex.build(Embeddings([str(row) for row in range(len(base))], base), progress=True)
+    return index.query(queries, k, exclude_rows=itself)[0]
 
 
 def attend(

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
-from llm_tail.recommenders.collaborative import CollaborativeEmbeddings
+from llm_tail.recommenders.collaborative import Embedded
 from llm_tail.recommenders.fusion import Floats, lift, speech, text_kernel, text_weights, trust
+from llm_tail.recommenders.low_rank import FactoredEmbeddings
 
 BLOCK_BYTES = 64 << 20
 WHOLE_BYTES = 2 << 30  # a larger score matrix is not kept; its rows are made when somebody owns them
@@ -27,7 +28,7 @@ class ScoreMatrix:
     config: HybridConfig
     _vectors: Floats
     _counts: NDArray[np.int64]
-    _collaborative: CollaborativeEmbeddings
+    _collaborative: Embedded
     _borrowing: sp.csr_matrix
     _mass: float
     _weights: Floats | None
@@ -35,22 +36,15 @@ class ScoreMatrix:
 
     def _rows(self, owned: Rows, asked: Rows | None = None) -> tuple[Floats, Floats, Floats]:
         """Return the own, borrowed and text part of what owned items say of those asked, each (n_owned, n_asked)."""
-        n, warm = len(self._vectors), self._collaborative.warm
-        place = np.full(n, -1, dtype=np.int64)
-        place[warm] = np.arange(len(warm))
-        is_warm = place[owned] >= 0
-        said = np.empty((len(owned), len(warm)), dtype=np.float32)  # what each owned item says of the warm items
-        said[is_warm] = self._collaborative.weights[place[owned[is_warm]]]
-        said[~is_warm] = self._borrowing[owned[~is_warm]] @ self._collaborative.weights
         voice = speech(self._counts, self.config)[owned][:, None]  # (n_owned, 1)
-        said *= voice
-        counts, lent, vectors, column = self._counts, self._borrowing, self._vectors, place
+        own, borrowed = self._heard(owned, asked)
+        own *= voice
+        borrowed *= voice
+        counts, vectors = self._counts, self._vectors
         if asked is not None:
-            counts, lent, vectors, column = counts[asked], lent[asked], vectors[asked], place[asked]
-        own_share, has_id = trust(counts, self.config), column >= 0
-        own = np.zeros((len(owned), len(counts)), dtype=np.float32)
-        own[:, has_id] = said[:, column[has_id]] * own_share[has_id]
-        borrowed = np.ascontiguousarray((lent @ said.T).T)  # (n_owned, n_asked)
+            counts, vectors = counts[asked], vectors[asked]
+        own_share = trust(counts, self.config)
+        own *= own_share
         borrowed *= (1.0 - own_share) * np.float32(self.config.borrow)
         text = text_kernel(self._vectors[owned], vectors, self.config.kernel_power)
         text *= text_weights(counts, self.config) * np.float32(self._mass) * voice
@@ -60,6 +54,26 @@ class ScoreMatrix:
             part *= lifted
             part[itself] = 0.0  # no item speaks for itself
         return own, borrowed, text
+
+    def _heard(self, owned: Rows, asked: Rows | None) -> tuple[Floats, Floats]:
+        """Return what the IDs of owned items say of those asked, and of their neighbours, each (n_owned, n_asked)."""
+        warm, known = self._collaborative.warm, self._collaborative
+        column = np.full(len(self._vectors), -1, dtype=np.int64)
+        column[warm] = np.arange(len(warm))
+        place, lent = column[owned], self._borrowing
+        if asked is not None:
+            column, lent = column[asked], lent[asked]
+        has_id = column >= 0
+        own = np.zeros((len(owned), len(column)), dtype=np.float32)
+        if asked is not None and isinstance(known, FactoredEmbeddings):  # nothing of the length of the catalogue
+            voices = mixture(place, self._borrowing[owned], len(warm))
+            own[:, has_id] = known.between(voices, _unit(column[has_id], len(warm)))
+            return own, known.between(voices, lent)
+        said = np.empty((len(owned), len(warm)), dtype=np.float32)  # what each owned item says of the warm items
+        said[place >= 0] = known.rows(place[place >= 0])
+        said[place < 0] = known.mixed(self._borrowing[owned[place < 0]])
+        own[:, has_id] = said[:, column[has_id]]
+        return own, np.ascontiguousarray((lent @ said.T).T)
 
     def _said(self, owned: Rows, asked: Rows) -> Floats:
         """Return what owned items say of some others, shape (n_owned, n_asked)."""
@@ -108,13 +122,13 @@ class ScoreMatrix:
 
     def _column(self, row: int) -> Floats:
         """Return what every item says of one item, shape (n_items,)."""
-        warm, weights = self._collaborative.warm, self._collaborative.weights
+        warm, known = self._collaborative.warm, self._collaborative
         own_share = trust(self._counts[[row]], self.config)[0]
         lenders = self._borrowing[row]
-        said = (weights[:, lenders.indices] @ lenders.data) * ((1.0 - own_share) * np.float32(self.config.borrow))
+        said = known.column(lenders.indices, lenders.data) * ((1.0 - own_share) * np.float32(self.config.borrow))
         place = np.flatnonzero(warm == row)
         if len(place):
-            said += own_share * weights[:, place[0]]
+            said += own_share * known.column(place, np.ones(1, dtype=np.float32))
         column = np.asarray(self._borrowing @ said, dtype=np.float32)  # what cold items say, through their neighbours
         column[warm] = said
         text = text_kernel(self._vectors, self._vectors[[row]], self.config.kernel_power)[:, 0]
@@ -129,3 +143,16 @@ class ScoreMatrix:
         own_share = trust(self._counts, self.config)
         lent = self._borrowing @ counts[self._collaborative.warm]
         return np.asarray(own_share * counts + (1.0 - own_share) * np.float32(self.config.borrow) * lent)
+
+
+def _unit(places: Rows, n: int) -> sp.csr_matrix:
+    """Return rows with a 1 at one place each, shape (len(places), n)."""
+    ones = np.ones(len(places), dtype=np.float32)
+    return sp.csr_matrix((ones, places, np.arange(len(places) + 1)), shape=(len(places), n))
+
+
+def mixture(places: Rows, lent: sp.csr_matrix, n: int) -> sp.csr_matrix:
+    """Return who speaks for each item, shape (len(places), n): itself where it has a place, else its neighbours."""
+    itself = _unit(np.maximum(places, 0), n)
+    itself.data[places < 0] = 0.0
+    return sp.csr_matrix(itself + sp.diags((places < 0).astype(np.float32)) @ lent)

@@ -38,11 +38,15 @@ from llm_tail.errors import DataError
 from llm_tail.neighbors.products import ProductIndex
 from llm_tail.progress import track
 from llm_tail.recommenders.base import Recommendations, top_k
+from llm_tail.recommenders.fusion import lift, speech, text_weights, trust
+from llm_tail.recommenders.low_rank import FactoredEmbeddings
+from llm_tail.recommenders.scoring import mixture
 
 if TYPE_CHECKING:
     from llm_tail.recommenders.hybrid import HybridRecommender
 
 Floats = NDArray[np.float32]
+SAMPLED_PAIRS = 1_000_000
 PASSES, MORE = 4, 32  # over the rows of M, and directions beside those that are kept
 JUDGED = 1000  # people on whom the loss is measured
 
@@ -95,6 +99,8 @@ def item_vectors(model: HybridRecommender, dim: int, seed: int) -> ItemVectors:
         raise DataError(f"dim is {dim}, expected at least 1")
     n = len(model.items)
     dim = min(dim, n)
+    if isinstance(model._collaborative, FactoredEmbeddings):
+        return _thin_vectors(model, model._collaborative, dim)
     owned = np.bincount(model.histories.indices, minlength=n)
     loud = (owned + 1.0).astype(np.float32)[:, None]  # what many own has to be kept best; squared weights of the rows
     found = np.random.default_rng(seed).standard_normal((n, min(n, dim + MORE))).astype(np.float32)
@@ -110,6 +116,43 @@ def item_vectors(model: HybridRecommender, dim: int, seed: int) -> ItemVectors:
     for rows, said in model._stream():
         queries[rows] = said @ keys
     return ItemVectors(model.items, keys, queries)
+
+
+def _thin_vectors(model: HybridRecommender, known: FactoredEmbeddings, dim: int) -> ItemVectors:
+    """Return item vectors of factors that are there already: nothing as large as the matrix of scores is made.
+
+    The text kernel max(0, cos)^p is no inner product; a multiple of the cosine stands for it, as large as the kernel
+    on an item's neighbours. The pair of thin matrices is then cut to its first singular directions, rows weighted by
+    how many people own them, by way of two matrices of their width.
+    """
+    n, warm, config = len(model.items), known.warm, model.config
+    place = np.full(n, -1, dtype=np.int64)
+    place[warm] = np.arange(len(warm))
+    voices = mixture(place, model._borrowing, len(warm))  # (n_items, n_warm): who speaks for an owned item
+    own_share = trust(model._counts, config)
+    keys = np.asarray(model._borrowing @ known.keys, dtype=np.float32)
+    keys *= ((1.0 - own_share) * np.float32(config.borrow))[:, None]
+    keys[warm] += known.keys * own_share[warm][:, None]
+    line = np.repeat(np.arange(n), np.diff(model._borrowing.indptr))
+    some = np.random.default_rng(model.seed).permutation(len(line))[:SAMPLED_PAIRS]
+    cosines = np.einsum("nd,nd->n", model._vectors[line[some]], model._vectors[warm[model._borrowing.indices[some]]])
+    slope = float((np.maximum(cosines, 0.0) ** config.kernel_power).sum() / max(float(cosines.clip(0.0).sum()), 1e-9))
+    text = model._vectors * (text_weights(model._counts, config) * np.float32(model._mass * slope))[:, None]
+    keys = np.concatenate([keys, text], axis=1) * lift(model._counts, config)[:, None]  # (n_items, rank + dim_text)
+    queries = np.concatenate([np.asarray(voices @ known.queries, dtype=np.float32), model._vectors], axis=1)
+    queries *= speech(model._counts, config)[:, None]
+    loud = np.bincount(model.histories.indices, minlength=n).astype(np.float32) + 1.0
+    inner = (keys.T @ keys).astype(np.float64)  # (rank + dim_text, the same)
+    inner[np.diag_indices_from(inner)] += 1e-6 * np.trace(inner) / len(inner)
+    root = np.linalg.cholesky(inner).T  # keys = basis root, basis orthonormal
+    asked = (queries.T @ (queries * loud[:, None])).astype(np.float64)
+    strength, turn = np.linalg.eigh(root @ asked @ root.T)
+    kept = turn[:, np.argsort(-strength)[:dim]]
+    return ItemVectors(
+        model.items,
+        np.ascontiguousarray(keys @ np.linalg.solve(root, kept), dtype=np.float32),
+        np.ascontiguousarray(queries @ (root.T @ kept), dtype=np.float32),
+    )
 
 
 class ServingIndex:

@@ -113,7 +113,9 @@ def _learn(model: HybridRecommender, before: sp.csr_matrix) -> None:
     """Let what is learned of IDs and neighbours follow the histories."""
     after = _binary(model.histories)
     warm_before = model._collaborative.warm
-    model._collaborative, record = fold_in(model._collaborative, before, after, model._vectors, model.config)
+    model._collaborative, record = fold_in(
+        model._collaborative, before, after, model._vectors, model.config, seed=model.seed
+    )
     model._counts = np.bincount(after.indices, minlength=after.shape[1]).astype(np.int64)
     n_moved = _borrow_again(model, warm_before)
     record |= {"new_warm": len(model._collaborative.warm) - len(warm_before), "new_neighbors": n_moved}

@@ -268,7 +268,7 @@ def test_it_tells_what_was_tried_and_kept(chosen):
 
 def test_more_warm_items_than_it_takes_are_refused_before_anything_is_tried(shelf):
     for settings in ({}, PLAIN):
-        model = HybridRecommender(settings | {"max_items": 10})
+        model = HybridRecommender(settings | {"max_items": 10, "solution": "whole"})
         with pytest.raises(DataError, match=r"36 items have interactions .* at most 10.*max_items"):
             model.fit(shelf.train, shelf.embeddings)
         assert not model.training

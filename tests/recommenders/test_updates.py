@@ -98,7 +98,7 @@ def test_few_columns_of_many_are_solved_alone():
 
 def test_too_many_items_are_refused():
     before, vectors = taken(0)
-    config = HybridConfig(max_items=5)
+    config = HybridConfig(max_items=5, solution="whole")
     old = GramFitter(before, vectors, config.text_ridge, 99).fit(10.0, 20.0)
     with pytest.raises(DataError, match="at most 5"):
         fold_in(old, before, grown(before, 1), vectors, config)

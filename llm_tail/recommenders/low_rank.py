@@ -1,0 +1,160 @@
+"""ID embeddings for catalogues too large for the whole closed form: the same equations on a Gram matrix of low rank.
+
+The Gram matrix G = X'X is replaced by its first eigenvectors and what is left of its diagonal::
+
+    G ~ V L V' + D        V, L: the k largest eigenvalues, by a randomised SVD of X;  D = diag(G - V L V'), at least 0
+
+so that its inverse, and with it the L3AE matrix, are a diagonal and a product of thin matrices (Woodbury)::
+
+    P = (G + a I)^-1 = diag(d) - Z Z'              a = ridge + pull,  d = 1 / (D + a)
+    B = I + pull P S - P diag(m) = Q K' off the diagonal, and 0 on it
+    Q = [pull P H, Z],  K = [R, diag(w) Z],  S = H R' - diag(own),  w = (1 + pull (P H R')_jj) / P_jj
+
+With k as large as the rank of X it is `closed_form.l3ae_weights`, and on the way there popular directions come first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.utils.extmath import randomized_svd
+
+from llm_tail.data.ids import Rows
+from llm_tail.recommenders.closed_form import text_factors
+
+Floats = NDArray[np.float32]
+POWER_ROUNDS = 4
+MOST_NUMBERS, LEAST_RANK = 200_000_000, 64  # in one thin matrix of float32; half a dozen of them are held
+
+
+@dataclass(frozen=True)
+class FactoredEmbeddings:
+    """ID embeddings as a product of two thin matrices; no item speaks for itself.
+
+    Attributes
+    ----------
+    queries : array of float32, shape (n_warm, rank)
+        What an item that is owned says.
+    keys : array of float32, shape (n_warm, rank)
+        Who listens to it: item h speaks for item j with ``queries[h] @ keys[j]``.
+    warm : array of int64, shape (n_warm,)
+        Rows of the items that have interactions.
+
+    Examples
+    --------
+    >>> two = np.array([[1.0, 0.0], [1.0, 1.0]], dtype=np.float32)
+    >>> FactoredEmbeddings(two, two, np.arange(2)).rows(np.array([0, 1])).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+
+    queries: Floats
+    keys: Floats
+    warm: Rows
+
+    def rows(self, places: Rows) -> Floats:
+        """Return what warm items at these places say of all warm items, shape (n, n_warm)."""
+        said: Floats = self.queries[places] @ self.keys.T
+        said[np.arange(len(places)), places] = 0.0
+        return said
+
+    def mixed(self, shares: sp.csr_matrix) -> Floats:
+        """Return what mixtures of warm items, shape (n, n_warm), say of all warm items, shape (n, n_warm)."""
+        said: Floats = np.asarray(shares @ self.queries, dtype=np.float32) @ self.keys.T
+        line = np.repeat(np.arange(shares.shape[0]), np.diff(shares.indptr))
+        said[line, shares.indices] -= shares.data * self._alone[shares.indices]
+        return said
+
+    def between(self, voices: sp.csr_matrix, listeners: sp.csr_matrix) -> Floats:
+        """Return what mixtures of warm items say of other mixtures, shape (n_voices, n_listeners)."""
+        said: Floats = (voices @ self.queries) @ np.asarray(listeners @ self.keys).T
+        shared = voices @ sp.diags(self._alone) @ listeners.T
+        said -= shared.toarray()
+        return np.asarray(said, dtype=np.float32)
+
+    def column(self, places: NDArray[Any], shares: Floats) -> Floats:
+        """Return what all warm items say of a mixture of warm items, shape (n_warm,)."""
+        said: Floats = self.queries @ (shares @ self.keys[places])
+        said[places] -= shares * self._alone[places]
+        return said
+
+    def signal(self, histories: sp.csr_matrix) -> Floats:
+        """Return what histories of shape (n_histories, n_items) say of the warm items, shape (n_histories, n_warm)."""
+        return self.mixed(sp.csr_matrix(histories[:, self.warm], dtype=np.float32))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that are written to disk."""
+        return {"collaborative.queries": self.queries, "collaborative.keys": self.keys, "warm": self.warm}
+
+    @cached_property
+    def _alone(self) -> Floats:
+        """What each item would say of itself, shape (n_warm,)."""
+        return np.asarray(np.einsum("nr,nr->n", self.queries, self.keys), dtype=np.float32)
+
+
+class LowRankFitter:
+    """Solves for `FactoredEmbeddings` with any penalties; the decomposition is made once and kept.
+
+    Parameters
+    ----------
+    train : csr_matrix, shape (n_users, n_items)
+        1 where a person took an item.
+    vectors : array of float32, shape (n_items, dim)
+        Unit text vectors.
+    text_ridge : float
+        Penalty of the text matrix, see `closed_form.text_factors`.
+    rank : int
+        Eigenvectors k of the Gram matrix; fewer where there are fewer items or people, or so many items that a matrix
+        of this width would be larger than 800 MB.
+    seed : int
+        Of the randomised SVD.
+
+    Notes
+    -----
+    Time: some ten products of the interactions with k columns and as many orthogonalisations, O(n_events k + n_warm
+    k^2); each solution O(n_warm (k + dim) k). Memory: about 8 (k + dim) n_warm float32. The decomposition is that of
+    N. Halko et al., "Finding structure with randomness", arXiv:0909.4061, as built by scikit-learn.
+    """
+
+    def __init__(
+        self, train: sp.csr_matrix, vectors: NDArray[Any], text_ridge: float, rank: int, seed: int = 0
+    ) -> None:
+        counts = np.asarray(train.sum(axis=0)).ravel()
+        self.warm: Rows = np.flatnonzero(counts > 0).astype(np.int64)
+        people = np.flatnonzero(np.diff(train.indptr))
+        taken = sp.csr_matrix(train[people][:, self.warm], dtype=np.float32)
+        rank = min(rank, *taken.shape, max(LEAST_RANK, MOST_NUMBERS // max(1, len(self.warm))))
+        _, spread, directions = randomized_svd(taken, n_components=rank, n_iter=POWER_ROUNDS, random_state=seed)
+        kept = spread > 1e-4 * max(float(spread.max(initial=0.0)), 1e-12)
+        self._spread = np.square(spread[kept].astype(np.float64))  # (k,)
+        self._directions = np.ascontiguousarray(directions[kept].T, dtype=np.float32)  # (n_warm, k)
+        told = np.square(self._directions) @ self._spread.astype(np.float32)
+        self._rest = np.maximum(np.asarray(taken.power(2).sum(axis=0)).ravel() - told, 0.0)  # (n_warm,)
+        self._text = text_factors(vectors[self.warm], text_ridge)
+        self._last: tuple[tuple[float, float], FactoredEmbeddings] | None = None
+
+    def fit(self, ridge: float, pull: float) -> FactoredEmbeddings:
+        """Solve for one pair of penalties; the last solution is kept."""
+        if self._last is None or self._last[0] != (ridge, pull):
+            self._last = None  # two at once may be more than there is room for
+            self._last = ((ridge, pull), self._solve(ridge, pull))
+        return self._last[1]
+
+    def _solve(self, ridge: float, pull: float) -> FactoredEmbeddings:
+        left, right, _ = self._text
+        alone = (1.0 / (self._rest + ridge + pull)).astype(np.float32)  # (n_warm,)
+        scaled = self._directions * alone[:, None]
+        inner = np.diag(1.0 / self._spread) + (self._directions.T @ scaled).astype(np.float64)  # (k, k)
+        thin = scaled @ np.linalg.inv(np.linalg.cholesky(inner)).T.astype(np.float32)  # Z, (n_warm, k)
+        drawn = left * alone[:, None]
+        drawn -= thin @ (thin.T @ left)
+        drawn *= np.float32(pull)  # (n_warm, dim)
+        inverse = np.maximum(alone - np.einsum("nk,nk->n", thin, thin), np.float32(1e-12))  # P_jj
+        weight = (1.0 + np.einsum("nd,nd->n", drawn, right)) / inverse
+        queries = np.concatenate([drawn, thin], axis=1, dtype=np.float32)
+        keys = np.concatenate([right, thin * weight[:, None]], axis=1, dtype=np.float32)
+        return FactoredEmbeddings(queries, keys, self.warm)
