@@ -96,6 +96,7 @@ class ServedRun:
         StaleArtifactError, CorruptArtifactError
             If the run is not finished or damaged; the message names the command.
         """
+        check_finished(workspace)
         encoder = QueryEncoder(workspace.runtime, workspace.config.serve.cache)
         try:
             run = cls(workspace, encoder)
@@ -237,6 +238,13 @@ class ServedRun:
 
     def __repr__(self) -> str:
         return f"ServedRun({self.workspace.folder}, {self.n_items:,} items)"
+
+
+def check_finished(workspace: Workspace) -> None:
+    """Raise `StaleArtifactError` where a stage that answers need is not finished; nothing is loaded for it."""
+    for stage in ("embed", "index", "graph", "fit"):
+        if stage in workspace.stages:
+            workspace._made(stage)
 
 
 def key_of(workspace: Workspace) -> str:

@@ -33,7 +33,7 @@ from llm_tail.service.journal import Journal, StoredItem
 from llm_tail.service.metrics import Metrics
 from llm_tail.service.people import People
 from llm_tail.service.problems import BusyError
-from llm_tail.service.served import ServedRun, encode_items, key_of
+from llm_tail.service.served import ServedRun, check_finished, encode_items, key_of
 from llm_tail.service.stock import restored, stored
 
 if TYPE_CHECKING:
@@ -193,9 +193,7 @@ class Service:
 
     def _take_newer(self) -> bool:
         workspace = self._reopen()
-        for stage in ("embed", "index", "graph", *(["fit"] if "fit" in workspace.stages else [])):
-            if not workspace.is_finished(stage):
-                workspace._made(stage)  # says what to run
+        check_finished(workspace)
         if key_of(workspace) == self.run.key:
             return False
         run = ServedRun.load(workspace)
