@@ -142,11 +142,11 @@ export class GraphPicture {
     const label = s("text", { "text-anchor": "middle", "aria-hidden": "true" }, short);
     const circle = s("circle", { r: node.hops ? 8 + 4 * node.weight : 15, style: { fill: `var(--${node.segment ?? "quiet"})` } });
     const one = s("a.star", {
-      href: node.hops ? link("item", node.item_id, { at: "graph" }) : itemLink(node.item_id), draggable: "false", tabindex: row === 0 ? 0 : -1, "aria-label": node.title,
+      href: node.hops ? link("item", node.item_id, { at: "graph" }) : itemLink(node.item_id), draggable: "false", tabindex: row === 0 ? 0 : -1,
       onpointerdown: (/** @type {PointerEvent} */ event) => this.#grab(event, row),
       onfocus: () => this.#rove(row),
       ondragstart: (/** @type {Event} */ event) => event.preventDefault(),
-    }, circle, label, s("title", {}, node.title));
+    }, s("title", {}, node.title), circle, label);
     if (!node.hops) one.classList.add("centre");
     return { link: one, label, wide: width(short) };
   }
