@@ -49,6 +49,9 @@ _HOMES = {
     "llm_tail.enrichment.result": ["Enrichment", "Generated", "Provenance"],
     "llm_tail.neighbors.index": ["NeighborIndex", "Neighbors"],
     "llm_tail.neighbors.sharded": ["ShardedIndex"],
+    "llm_tail.neighbors.words": ["WordIndex"],
+    "llm_tail.neighbors.fusing": ["HybridSearch", "fuse"],
+    "llm_tail.neighbors.filters": ["Filter"],
     "llm_tail.neighbors.graph": ["ItemGraph"],
     "llm_tail.recommenders.base": ["Recommender", "Recommendations"],
     "llm_tail.recommenders.baselines": [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
@@ -29,7 +29,12 @@ STYLES = {"head": "green", "tail": "yellow", "cold": "cyan"}
 
 
 def items_table(
-    workspace: Workspace, items: Iterable[tuple[str, float]], value: str = "similarity", *, title: str | None = None
+    workspace: Workspace,
+    items: Iterable[tuple[str, float]],
+    value: str = "similarity",
+    *,
+    title: str | None = None,
+    places: Mapping[str, Sequence[int]] | None = None,
 ) -> Table:
     """Return a table of items and their values: number, value, title, category, id.
 
@@ -43,10 +48,14 @@ def items_table(
         What the values are.
     title : str, optional
         Stands above the table.
+    places : mapping of str to sequence of int, optional
+        Further columns: the place of each item in some ranking, 0 where it has none.
     """
     catalog, kind = workspace.catalog, category_column(workspace.catalog)
     segments = workspace.__dict__.get("segments")  # never read for a table alone
     table = _table(title, (value, "right"))
+    for name in places or {}:
+        table.add_column(name, justify="right", no_wrap=True, style="dim")
     table.add_column("title", ratio=5, no_wrap=True, overflow="ellipsis")
     if kind:
         table.add_column(kind, ratio=3, no_wrap=True, overflow="ellipsis", style="dim")
@@ -55,7 +64,8 @@ def items_table(
     items = list(items)
     _add_ids(table, [item_id for item_id, _ in items])
     for number, (item_id, number_value) in enumerate(items, 1):
-        cells: list[RenderableType] = [str(number), f"{number_value:.3f}", Text(catalog.title(item_id))]
+        stands = [str(place[number - 1] or "-") for place in (places or {}).values()]
+        cells: list[RenderableType] = [str(number), f"{number_value:.3f}", *stands, Text(catalog.title(item_id))]
         if kind:
             cells.append(Text(category(catalog, item_id, kind)))
         if segments is not None:

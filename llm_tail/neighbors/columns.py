@@ -24,7 +24,10 @@ MOST_KEPT = 32
 class Items(Protocol):
     """What has to be known of the items of an index: a table, or a `ShardedIndex`."""
 
-    version: int
+    @property
+    def version(self) -> int:
+        """Another number after every change."""
+        ...
 
     @property
     def live(self) -> Mask:

@@ -9,6 +9,7 @@ questions apart, and exact search answers what they cannot.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,21 @@ class NeighborIndex(KeptIndex):
             if array.size and (array.min() < 0 or array.max() >= len(self)):
                 raise DataError(f"rows run from {array.min()} to {array.max()}, expected 0 to {len(self) - 1}")
             return self._find(self._of_rows(array), k, array, where)
+
+    def vector(self, item_id: str) -> Vectors:
+        """Return the vector of one item, shape (dim,); an unknown one raises `UnknownIdError`."""
+        with self._living.lock.read():
+            found: Vectors = self._of_rows(np.array([self._living.table.row(item_id)]))[0]
+        return found
+
+    def cosines(self, vector: ArrayLike, item_ids: Sequence[str]) -> Similarities:
+        """Return the cosine of a vector with each of some items, shape (n,); 0 for one without a vector or unknown."""
+        query = unit_vectors(np.asarray(vector)[None], "the vector", self.dim)[0]
+        with self._living.lock.read():
+            rows = self._living.table.rows(list(item_ids))
+            found = np.zeros(len(rows), dtype=np.float32)
+            found[rows >= 0] = self._living.table.floats(rows[rows >= 0]) @ query
+        return np.clip(found, -1.0, 1.0)
 
     def _of_rows(self, rows: NDArray[Any]) -> Vectors:
         return unit_vectors(self._living.table.floats(rows), "the items", self.dim)

@@ -113,10 +113,13 @@ def make_embeddings(workspace: Workspace, folder: Path, made_from: str) -> str:
 
 
 def make_index(workspace: Workspace, folder: Path, made_from: str) -> str:
-    """Build the neighbour index."""
+    """Build the neighbour index, and that of the words."""
     from llm_tail.neighbors.index import NeighborIndex
+    from llm_tail.neighbors.words import WordIndex
 
     config = workspace.config
+    words = WordIndex.build(workspace.catalog.ids, workspace.item_text.texts(workspace.catalog))
+    words.save(folder / "words", fingerprint=made_from)
     index = NeighborIndex.build(workspace.embeddings, config.index, seed=config.seed, progress=True)
     index.save(folder, fingerprint=made_from)
     return repr(index)

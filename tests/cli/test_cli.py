@@ -93,8 +93,21 @@ def test_similar(call, finished_shop):
     assert "kitchen" in call("similar", finished_shop, "k0", "-k", 3).stdout
     done = call("similar", finished_shop, "the night sky", "-k", 2, "--json")
     found = json.loads(done.stdout)
-    assert len(found) == 2 and {"item_id", "title", "similarity"} == set(found[0])
+    assert len(found) == 2 and set(found[0]) == {"item_id", "title", "similarity", "vector_rank", "word_rank"}
     assert "searched for it as a text" in done.stderr
+    near = json.loads(call("similar", finished_shop, "k0", "--json").stdout)
+    assert set(near[0]) == {"item_id", "title", "similarity"}
+
+
+def test_similar_by_words_and_only_what_passes(call, finished_shop):
+    found = json.loads(call("similar", finished_shop, "frying pan", "--how", "words", "--json").stdout)
+    assert set(found[0]) == {"item_id", "title", "bm25"} and "pan" in json.dumps(found).lower()
+    some = json.loads(call("similar", finished_shop, "k0", "-k", 5, "--where", "segment = cold", "--json").stdout)
+    assert all(line["item_id"] in call("similar", finished_shop, "k0", "-k", 50).stdout for line in some)
+    assert "vector rank" in call("similar", finished_shop, "the night sky").stdout
+    assert "no such column" in call("similar", finished_shop, "k0", "--where", "colour = red", code=1).stderr
+    assert "none of: vectors" in call("similar", finished_shop, "k0", "--how", "guess", code=2).stderr
+    assert "nothing that passes" in call("similar", finished_shop, "k0", "--where", "title = nothing").stderr
 
 
 def test_similar_by_id_loads_no_torch(finished_shop):
