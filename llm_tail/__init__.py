@@ -53,6 +53,7 @@ _HOMES = {
     "llm_tail.neighbors.fusing": ["HybridSearch", "fuse"],
     "llm_tail.neighbors.filters": ["Filter"],
     "llm_tail.neighbors.graph": ["ItemGraph"],
+    "llm_tail.neighbors.layout": ["CatalogMap", "catalog_map"],
     "llm_tail.recommenders.base": ["Recommender", "Recommendations"],
     "llm_tail.recommenders.baselines": [
         "Popularity",
