@@ -12,11 +12,13 @@ from llm_tail.cli import (
     bench,
     config,
     demo,
+    enrich,
     evaluate,
     explain,
     explore,
     recommend,
     related,
+    review,
     run,
     serve,
     similar,
@@ -45,6 +47,8 @@ app.command("run", rich_help_panel=_WAY)(run.run)
 app.command("config", rich_help_panel=_WAY)(config.config)
 for _stage in stages.VERBS:
     app.command(_stage.name, rich_help_panel=_STAGE, epilog=settings_help(*_stage.tables))(stages.verb(_stage))
+app.command("enrich", rich_help_panel=_STAGE, epilog=settings_help("enrichment"))(enrich.enrich)
+app.command("review", rich_help_panel=_STAGE)(review.review)
 app.command("evaluate", rich_help_panel=_STAGE, epilog=settings_help("evaluation"))(evaluate.evaluate)
 app.command("sweep", rich_help_panel=_STAGE)(sweep.sweep)
 app.command("bench", rich_help_panel=_STAGE, epilog=settings_help("bench"))(bench.bench)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -51,7 +52,7 @@ class Asker:
 
     Notes
     -----
-    Requests are made one by one, about 100 microseconds each; nothing is held.
+    Requests are made one by one and without messages (see `rendered`), about 100 microseconds each; nothing is held.
     """
 
     def __init__(
@@ -107,6 +108,13 @@ class Asker:
             for history in self.histories:
                 yield self._request("profile", history.user_id, {}, self._taken(history))
 
+    def rendered(self, request: Request) -> Request:
+        """Return the request with its messages: rendered for those that leave, and not for those that are known."""
+        if self.backend.extracts:
+            return request
+        messages = self.prompts[request.task].messages(request.fields, _shown(request.task, request.near))
+        return replace(request, messages=messages)
+
     def provenance(self, request: Request, borrowed: tuple[str, ...] = (), reviewed: str = "") -> Provenance:
         """Return what an answer to this request has seen."""
         seen = dict.fromkeys([*request.fields, *(name for near in request.near for name in near.fields)])
@@ -129,7 +137,7 @@ class Asker:
 
     def _request(self, task: Task, subject: str, fields: dict[str, Any], near: tuple[Near, ...]) -> Request:
         prompt, backend = self.prompts[task], self.backend
-        shown = [{"item": one.label, **one.fields} if task == "relations" else one.fields for one in near]
+        shown = _shown(task, near)
         hinted = float(prompt.hints.get("temperature", 0.0))
         temperature = hinted if self.config.temperature is None else self.config.temperature
         max_tokens = min(prompt.max_tokens, self.config.max_answer_tokens)
@@ -144,7 +152,6 @@ class Asker:
             language=prompt.language,
             fields=fields,
             near=near,
-            messages=() if backend.extracts else prompt.messages(fields, shown),
             schema=json_schema(task),
             max_tokens=max_tokens,
             temperature=temperature,
@@ -173,6 +180,11 @@ class Asker:
         fields = self._fields(rows, NEAR_CHARS)
         near = zip(rows.tolist(), fields, strict=True)
         return tuple(Near(f"c{n}", self.catalog.ids[row], words) for n, (row, words) in enumerate(near, 1) if words)
+
+
+def _shown(task: Task, near: Sequence[Near]) -> list[Mapping[str, Any]]:
+    """Return what a prompt says of near items; their ids stay outside."""
+    return [{"item": one.label, **one.fields} if task == "relations" else one.fields for one in near]
 
 
 def language_of(catalog: Catalog) -> str:

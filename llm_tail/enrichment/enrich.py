@@ -278,7 +278,7 @@ class _Work:
         for request in self.asker:
             row = self.cache.get(request.key)
             if _is_open(row):
-                yield replace(request, attempt=_attempt(row))
+                yield replace(self.asker.rendered(request), attempt=_attempt(row))
 
     def _wrong(self) -> Iterator[Request]:
         """Yield what was answered wrongly once, with the complaint."""
@@ -286,6 +286,7 @@ class _Work:
             row = self.cache.get(request.key)
             if row is not None and _is_wrong(row):
                 complaint = self.asker.prompts[request.task].complaint(row.text, row.reason)
+                request = self.asker.rendered(request)
                 yield replace(request, messages=(*request.messages, *complaint), attempt=_attempt(row))
 
     # ---- what came of it
@@ -363,6 +364,41 @@ def _attempt(row: Kept | None) -> int:
     if row is None:
         return 1
     return max(row.n_asked, 1) if row.state in ("sent", "mending", "failed") else row.n_asked + 1
+
+
+def forecast(
+    catalog: Catalog,
+    backend: Backend,
+    config: EnrichmentConfig,
+    *,
+    folder: str | Path,
+    candidates: NDArray[np.int64] | None = None,
+    histories: Sequence[History] = (),
+    rows: NDArray[np.int64] | None = None,
+) -> tuple[int, int, int, float]:
+    """Return what an `enrich` with the same arguments would send, and ask nobody.
+
+    Returns
+    -------
+    n_open : int
+        Questions without an answer.
+    tokens_in, tokens_out : int
+        At most, by the bytes of the prompts and the longest answers.
+    money : float
+        What these would cost.
+
+    See `enrich` for the arguments.
+    """
+    asker = Asker(catalog, config, backend, candidates=candidates, histories=histories, rows=rows)
+    sums = [0, 0, 0]
+    with AnswerCache(folder) as cache:
+        work = _Work(asker, backend, config, cache)
+        seen = set()
+        for request in work._open():
+            if request.key not in seen:
+                seen.add(request.key)
+                sums = [a + b for a, b in zip(sums, (1, *work.ledger.estimate(request)), strict=True)]
+    return sums[0], sums[1], sums[2], work.ledger.prices.money(sums[1], sums[2])
 
 
 def parts_of(answer: Answer, request: Request, provenance: Provenance) -> list[Generated]:

@@ -169,13 +169,24 @@ class Ledger:
         tokens = self.tokens_in + self.tokens_out
         words = f"{tokens:,} tokens"
         if self.prices.tokens_in or self.prices.tokens_out:
-            words += f", {self.money:.2f} {self.prices.currency}"
+            words += f", {in_words(self.money)} {self.prices.currency}"
             if n_open and self.n_replies:
-                words += f", about {self.paid_here / self.n_replies * n_open:.2f} to come"
+                words += f", about {in_words(self.paid_here / self.n_replies * n_open)} to come"
         return words
 
     def __repr__(self) -> str:
         return f"Ledger({self.told()}, {len(self._out)} under way)"
+
+
+def in_words(money: float) -> str:
+    """Return an amount with two digits behind the point, small ones with two that say something.
+
+    Examples
+    --------
+    >>> in_words(12.3456), in_words(0.0071234), in_words(0.0)
+    ('12.35', '0.0071', '0.00')
+    """
+    return f"{money:.2f}" if money >= 0.1 or money == 0 else f"{money:.2g}"
 
 
 def _bytes(request: Request) -> int:

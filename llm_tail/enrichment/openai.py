@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -49,9 +50,7 @@ class OpenAiBackend:
     Raises
     ------
     ConfigError
-        If no model is named or the key is not set.
-    MissingExtraError
-        If ``openai`` is not installed.
+        If no model is named.
 
     Notes
     -----
@@ -69,13 +68,6 @@ class OpenAiBackend:
             raise ConfigError("[enrichment] model is not set; give the name that the server knows the model by")
         self.model = config.model
         self.settings: Mapping[str, Any] = {"temperature": config.temperature}
-        self._secret = os.environ.get(config.api_key_from, "").strip()
-        if not self._secret:
-            raise ConfigError(
-                f"there is no key: the environment variable {config.api_key_from} is not set; set it (a local server "
-                "takes any word), or name another variable with [enrichment] api_key_from"
-            )
-        self._client = self._connect(os.environ.get(config.base_url_from, "").strip() or None)
         self._pace = Pace(config.requests_per_minute, config.tokens_per_minute)
         self._lock = threading.Lock()
         self._forms = FORMS if config.structured == "auto" else (config.structured,)
@@ -84,28 +76,34 @@ class OpenAiBackend:
         self._n_answered = self._n_refused = self._n_silent = 0
         self._stop = threading.Event()
 
-    def _connect(self, address: str | None) -> Any:
+    @cached_property
+    def _secret(self) -> str:
+        secret = os.environ.get(self.config.api_key_from, "").strip()
+        if not secret:
+            raise ConfigError(
+                f"there is no key: the environment variable {self.config.api_key_from} is not set; set it (a local "
+                "server takes any word), or name another variable with [enrichment] api_key_from"
+            )
+        return secret
+
+    @cached_property
+    def _client(self) -> Any:
         try:
             import openai
         except ImportError:
             raise MissingExtraError("openai", "llm") from None
+        address = os.environ.get(self.config.base_url_from, "").strip() or None
         if address is not None and urlsplit(address).scheme not in ("http", "https"):
             raise ConfigError(
                 f"{self.config.base_url_from} is {self._clean(address)!r}, expected an address such as "
                 "http://localhost:8000/v1"
             )
-        return openai.OpenAI(
-            api_key=self._secret,
-            base_url=address,
-            max_retries=0,
-            timeout=self.config.timeout,
-            _enforce_credentials=True,
-        )
+        return openai.OpenAI(api_key=self._secret, base_url=address, max_retries=0, timeout=self.config.timeout)
 
     @property
     def address(self) -> str:
         """Where the server is: scheme, host and port, without anything secret."""
-        url = urlsplit(str(self._client.base_url))
+        url = urlsplit(os.environ.get(self.config.base_url_from, "").strip() or "https://api.openai.com")
         return f"{url.scheme}://{url.hostname}" + (f":{url.port}" if url.port else "")
 
     def check(self) -> None:
@@ -116,12 +114,15 @@ class OpenAiBackend:
         BackendError
             If the server is not there or refuses the key.
         ConfigError
-            If it does not have the model.
+            If the key is not set, the address is none, or the server does not have the model.
+        MissingExtraError
+            If ``openai`` is not installed.
         """
+        client = self._client
         import openai
 
         try:
-            models = [model.id for model in self._client.models.list(timeout=min(self.config.timeout, 20.0))]
+            models = [model.id for model in client.models.list(timeout=min(self.config.timeout, 20.0))]
         except openai.APIConnectionError as error:
             raise BackendError(self._not_there(error)) from None
         except openai.APIStatusError as error:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llm_tail.artifacts import Artifact, read_manifest, write_artifact
 from llm_tail.enrichment.result import Enrichment
 from llm_tail.enrichment.schema import field_of
-from llm_tail.workspace.generated import FIELDS, answers_folder, source_text
+from llm_tail.workspace.generated import ENRICHED, FIELDS, answers_folder, source_text
 
 if TYPE_CHECKING:
     from llm_tail.enrichment.asking import Asker
@@ -67,6 +67,12 @@ def is_complete(folder: Path) -> bool:
     """Say whether every question of a finished stage had an answer; a run may have gone on without some."""
     manifest = read_manifest(folder)
     return manifest is None or bool(manifest["facts"].get("complete", True))
+
+
+def facts_of(workspace: Workspace) -> dict[str, Any]:
+    """Return what the stage has noted: answers, tokens, money."""
+    manifest = read_manifest(workspace.folder / ENRICHED)
+    return dict(manifest["facts"]) if manifest else {}
 
 
 def inputs(workspace: Workspace) -> dict[str, Any]:
