@@ -224,10 +224,10 @@ def words_of(text: str) -> list[str]:
 
 @cache
 def _word_pattern() -> re.Pattern[str]:
-    """Match a word: letters and digits with the signs that go on them, or a run of a script without spaces."""
+    """Match a word: letters and digits with the signs on and between them, or a run of a script without spaces."""
     signs = [chr(c) for c in range(0x10000) if unicodedata.category(chr(c)) in ("Mn", "Mc")]
     marks = "".join(map(re.escape, signs))
-    return re.compile(rf"[{_UNSPACED}]+|(?:(?![{_UNSPACED}_])[\w{marks}])+")
+    return re.compile(rf"[{_UNSPACED}]+|(?:(?![{_UNSPACED}_])[\w{marks}]|(?<=\w)['’](?=\w))+")
 
 
 @cache

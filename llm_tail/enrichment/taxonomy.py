@@ -27,6 +27,7 @@ FOLDS = 5
 MOST_VALUES = 2_000  # of a column, those of most items
 MOST_HIDDEN = 20_000  # items that are hidden and guessed, to calibrate
 FEWEST_JUDGED = 50  # guesses on hidden items, without which nothing is guessed
+BIN = 25  # guesses whose share of right ones makes one point of the confidence
 TEMPERATURE = 0.05
 _BLOCK_BYTES = 64 << 20
 
@@ -167,9 +168,9 @@ class Taxonomy:
         Notes
         -----
         Items are hidden in five parts, each guessed by vectors made of the other four (at most 20,000 items are
-        guessed); isotonic regression of right and wrong on the score gives the confidence, smoothed as by one right and
-        one wrong guess more. O(n_items n_values dim) time at most, blocks of 64 MB. A column with fewer than 50 guesses
-        on hidden items stays silent.
+        guessed). The share of right ones among 25 guesses of like score, made monotone by isotonic regression, is the
+        confidence; one right and one wrong guess more are counted in, so that nothing is certain. A column with fewer
+        than 50 guesses on hidden items stays silent. O(n_items n_values dim) time at most, blocks of 64 MB.
         """
         if min_items < 1 or not 0 <= words_weight <= 1 or not 0 <= min_confidence <= 1:
             given = f"min_items is {min_items}, words_weight {words_weight}, min_confidence {min_confidence}"
@@ -355,14 +356,12 @@ def _calibrated(
     from sklearn.isotonic import isotonic_regression
 
     order = np.argsort(scores, kind="stable")
-    fitted = isotonic_regression(right[order].astype(np.float64))
-    _, block, size = np.unique(fitted, return_inverse=True, return_counts=True)
-    hits = np.bincount(block, right[order])
-    smooth = np.maximum.accumulate((hits + 1) / (size + 2))
-    ends = np.r_[np.flatnonzero(np.diff(block)), len(block) - 1]
-    starts = np.r_[0, ends[:-1] + 1]
-    corners = np.unique(np.concatenate([starts, ends]))
-    return scores[order][corners], smooth[block[corners]]
+    # In bins: a regression on single guesses would find a run of lucky ones at the end.
+    bins = np.arange(len(order)) * (len(order) // BIN) // len(order)
+    size = np.bincount(bins)
+    shares = (np.bincount(bins, right[order]) + 1) / (size + 2)
+    smooth = isotonic_regression(shares, sample_weight=size)
+    return np.bincount(bins, scores[order]) / size, np.asarray(smooth, np.float64)
 
 
 def _judged(

@@ -38,6 +38,7 @@ def test_a_script_without_spaces_is_read_in_runs_of_letters():
 def test_signs_stay_on_their_letters():
     assert words_of("हिन्दी कहानी") == ["हिन्दी", "कहानी"]
     assert words_of("cafe\u0301 noir") == ["cafe\u0301", "noir"]
+    assert words_of("Andersen's 'tales'") == ["andersen's", "tales"]
 
 
 def test_the_rarest_words_are_kept_where_there_are_too_many():
