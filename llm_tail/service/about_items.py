@@ -104,7 +104,7 @@ async def search(
     q: Annotated[str, Query(description="Any words.", max_length=10_000, examples=["something to cut bread"])],
     k: HowMany = 10,
     where: Where = None,
-    how: Literal["vectors", "words", "both"] = "vectors",
+    how: Literal["vectors", "words", "both"] = "both",
 ) -> Response:
     """Return the items that some words describe: by meaning, by the words themselves, or by both."""
     service = service_of(request)
@@ -134,7 +134,9 @@ async def whole_map(request: Request) -> Response:
     """Return where every item of the run lies on the map, in one answer; ask again with If-None-Match."""
     service = service_of(request)
     run = service.run
-    packed, tag = await service.work(lambda: run.once("map", lambda: _packed(run.places.answer(run.segments))))
+    packed, tag = await service.work(
+        lambda: run.once(f"map {run.places.kind}", lambda: _packed(run.places.answer(run.segments)))
+    )
     headers = {"ETag": tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     if tag in [part.strip() for part in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)

@@ -39,6 +39,7 @@ async def info(request: Request) -> Response:
         "n_upserted": len(run.stock.shelf.items),
         "n_feedback": service.people.n_events,
         "max_k": service.settings.max_k,
+        "communities": len(run.places.names),
     }
     return reply({**still, **moving})
 
@@ -59,10 +60,9 @@ def _info(run: ServedRun) -> dict[str, Any]:
         "dim": run.index.dim,
         "segments": sizes,
         "relations": run.graph.relations,
-        "hows": run.hows,
+        "hows": ["vectors", "words", "both"],
         "languages": languages_of(run.catalog),
         "columns": columns_of(run.catalog),
-        "communities": len(run.places.names),
         "loaded": run.loaded,
     }
 

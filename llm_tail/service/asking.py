@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from llm_tail.errors import DataError
 from llm_tail.neighbors.edges import SIMILAR, TAKEN_TOGETHER
+from llm_tail.neighbors.fusing import DEPTH, LEAST_DEPTH, fuse
 from llm_tail.service.problems import ConflictError
 from llm_tail.service.served import ServedRun
 
@@ -98,10 +99,7 @@ def similar(run: ServedRun, item_id: str, k: int, *, where: Sequence[str] = (), 
     if base:
         return shown(run, _near_by_base(run, item_id, k))
     shelf, row = run.stock.shelf, run.row_of.get(item_id)
-    if item_id in shelf.items:
-        vector = shelf.vector(item_id)
-    else:
-        vector = run.index.vectors[run.row_of[item_id]].astype(np.float32, copy=False)
+    vector = shelf.vector(item_id) if item_id in shelf.items else run.vector(run.row_of[item_id])
     return shown(run, near(run, vector, k, without=item_id, row=row, where=where))
 
 
@@ -131,21 +129,22 @@ def near(
     where : sequence of str
         Conditions on columns; all must hold.
     """
+    shelf, changed = run.stock.shelf, run.stock.shelf.changed
+    mask, fresh = None, None
     if where:
-        raise ConflictError("this version cannot filter by columns yet; ask without where")
-    shelf = run.stock.shelf
-    found = _of_run(run.index, vector, k + len(shelf.changed), row)
+        mask, fresh = run.filtering.mask(where), run.filtering.among(shelf, where)
+    found = _of_run(run, run.index, vector, k + len(changed), row, mask)
     if shelf.items:
-        found = [pair for pair in found if pair[0] not in shelf.changed]
-        found = sorted([*found, *shelf.near(vector, k, without=without)], key=lambda pair: -pair[1])
+        since = shelf.near(vector, k, without=without, among=fresh)
+        found = [pair for pair in found if pair[0] not in changed]
+        found = sorted([*found, *since], key=lambda pair: -pair[1])
     return found[:k]
 
 
-def _of_run(index: NeighborIndex, vector: Any, k: int, row: int | None) -> Pairs:
+def _of_run(run: ServedRun, index: NeighborIndex, vector: Any, k: int, row: int | None, mask: Any = None) -> Pairs:
     left_out = None if row is None else np.array([row])
-    rows, cosines = index.query(vector[None], min(k, len(index)), exclude_rows=left_out)
-    ids = index.ids.values
-    return [(ids[r], c) for r, c in zip(rows[0].tolist(), cosines[0].tolist(), strict=True) if r >= 0]
+    rows, cosines = index.query(vector[None], min(k, len(run.ids)), exclude_rows=left_out, where=mask)
+    return [(run.ids[r], c) for r, c in zip(rows[0].tolist(), cosines[0].tolist(), strict=True) if r >= 0]
 
 
 def _near_by_base(run: ServedRun, item_id: str, k: int) -> Pairs:
@@ -154,17 +153,31 @@ def _near_by_base(run: ServedRun, item_id: str, k: int) -> Pairs:
         raise ConflictError("the items are not embedded by the base encoder; start with --set serve.compare_base=true")
     if row is None:
         raise ConflictError(f"{item_id!r} came after the run, and only the run's own encoder has read it")
-    return _of_run(index, index.vectors[row], k, row)
+    return _of_run(run, index, index.vectors[row], k, row)
 
 
 # ---- by words
 
 
 def search(run: ServedRun, q: str, vector: Any, k: int, *, where: Sequence[str] = (), how: str = "vectors") -> Answers:
-    """Return the items that some words describe, `vector` being that of the words."""
-    if how not in run.hows:
-        raise ConflictError(f"this run cannot be searched by {how}; ask with how={run.hows[0]}")
-    return shown(run, near(run, vector, k, where=where))
+    """Return the items that some words describe, `vector` being that of the words; it may be None for how="words"."""
+    if how == "vectors":
+        return shown(run, near(run, vector, k, where=where))
+    if how == "words":
+        return shown(run, by_words(run, q, k, where))
+    deep = max(DEPTH * k, LEAST_DEPTH)
+    rankings = [near(run, vector, deep, where=where), by_words(run, q, deep, where)]
+    return shown(run, fuse([[item_id for item_id, _ in ranking] for ranking in rankings], k))
+
+
+def by_words(run: ServedRun, q: str, k: int, where: Sequence[str] = ()) -> Pairs:
+    """Return the items that share words with a text, with their BM25 scores, those that came since among them."""
+    if not where:
+        return list(run.words.search(q, k))
+    shelf = run.stock.shelf
+    passed = set(np.asarray(run.index.ids.values)[run.filtering.mask(where)].tolist()) - shelf.changed
+    passed |= run.filtering.among(shelf, where)
+    return list(run.words.search(q, k, where=list(passed))) if passed else []
 
 
 def suggest(run: ServedRun, q: str, k: int) -> Answers:

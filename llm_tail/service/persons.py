@@ -96,7 +96,7 @@ def recommend(
             run.check(item_id)
         allowed &= _mask(recommender, candidates)
     if where:
-        raise ConflictError("this version cannot filter by columns yet; ask without where")
+        allowed &= _passing(run, recommender, where)
     found = recommender.recommend(history=person.history, k=k, candidates=allowed)
     pairs = found[0]
     why = _because(run, recommender, person.history, [item_id for item_id, _ in pairs])
@@ -172,6 +172,13 @@ def _mask(model: Recommender, ids: Sequence[str]) -> np.ndarray[tuple[int], np.d
     mask = np.zeros(len(model.items), dtype=bool)
     rows = model.items.rows(list(ids)) if len(ids) else np.zeros(0, dtype=np.int64)
     mask[rows[rows >= 0]] = True
+    return mask
+
+
+def _passing(run: ServedRun, model: Recommender, where: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    shelf, n = run.stock.shelf, len(run.ids)
+    mask = _mask(model, list(run.filtering.among(shelf, where)))
+    mask[:n] |= run.filtering.mask(where) & ~_mask(model, list(shelf.changed))[:n]  # the items of the run come first
     return mask
 
 

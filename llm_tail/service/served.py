@@ -19,6 +19,7 @@ from llm_tail.errors import DataError, LlmTailError, UnknownIdError
 from llm_tail.neighbors.index import NeighborIndex
 from llm_tail.recommenders.baselines import BASELINES
 from llm_tail.service.drift import Drift
+from llm_tail.service.filtering import Filtering
 from llm_tail.service.places import Places, by_components
 from llm_tail.service.problems import ConflictError
 from llm_tail.service.queries import QueryEncoder
@@ -82,6 +83,9 @@ class ServedRun:
         if self.segments is not None:
             self.labels = self.segments.labels().tolist()
         self.completion = Titles(self.titles, counts)
+        self.filtering = Filtering(self.catalog, self.segments)
+        self.words = workspace.words
+        self.places = by_components(np.asarray(self.index.vectors, dtype=np.float32))
         self.stock = Stock(self.row_of, self.hybrid)
         self._others: dict[str, Recommender] = {}
         self._made: dict[str, Any] = {}
@@ -101,7 +105,7 @@ class ServedRun:
         try:
             run = cls(workspace, encoder)
             encoder.documents(["ready"])
-            _ = run.together_matrix, run.places, run.drift, run._sorted  # made now, not when the first asks
+            _ = run.together_matrix, run.drift, run._sorted  # made now, not when the first asks
             if workspace.config.serve.compare_base:
                 _ = run.base_index
         except BaseException:
@@ -144,6 +148,11 @@ class ServedRun:
         """How many items there are, the new ones too."""
         shelf = self.stock.shelf
         return len(self.ids) + len(shelf.items) - len(shelf.changed)
+
+    def vector(self, row: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return the vector of an item of the run, shape (dim,), of length 1 or 0 but for rounding."""
+        found: np.ndarray[Any, np.dtype[np.float32]] = self.index.table.floats(slice(row, row + 1))[0]
+        return found
 
     # ---- models
 
@@ -200,11 +209,6 @@ class ServedRun:
         vectors = store.embed(self.catalog, workspace.base_encoder, workspace.item_text)
         return NeighborIndex.build(vectors, workspace.config.index, seed=workspace.config.seed)
 
-    @property
-    def hows(self) -> list[str]:
-        """The ways in which free text can be searched."""
-        return ["vectors"]
-
     def once(self, name: str, make: Callable[[], T]) -> T:
         """Return what `make` makes, which is kept under this name for as long as the run is served."""
         with self._making:
@@ -213,10 +217,13 @@ class ServedRun:
         found: T = self._made[name]
         return found
 
-    @cached_property
-    def places(self) -> Places:
-        """Where the items of the run lie on the map."""
-        return by_components(np.asarray(self.index.vectors, dtype=np.float32))
+    def draw(self) -> None:
+        """Put the run's own map, with its communities, in the place of the plain one; draw it where it is missing.
+
+        About a minute for 60,000 items, once a run.
+        """
+        drawn = self.workspace.map
+        self.places = Places(drawn.xy, drawn.community, drawn.names, drawn.kind)
 
     def community_of(self, item_id: str) -> int:
         """Return the community of an item; -1 where it has none, or the run knows of none."""

@@ -82,6 +82,7 @@ class Service:
         self._n_waiting = 0
         self._reloading = threading.Lock()
         self._untold, self._stop = threading.Event(), threading.Event()
+        self._draw(self.run)
         self._threads = [threading.Thread(target=self._tell_on, name="teller", daemon=True)]
         if self.settings.watch_seconds:
             self._threads.append(threading.Thread(target=self._watch_on, name="watcher", daemon=True))
@@ -156,7 +157,7 @@ class Service:
         if any(one.encoder != run.encoder.runtime.fingerprint for one in kept):
             return False
         pairs = [restored(one) for one in kept]
-        run.stock.put([item for item, _ in pairs], np.stack([vector for _, vector in pairs]))
+        _shelve(run, [item for item, _ in pairs], np.stack([vector for _, vector in pairs]))
         return True
 
     def _tell_on(self) -> None:
@@ -166,6 +167,18 @@ class Service:
                 self.run.stock.tell()
             except Exception:
                 LOG.exception("the hybrid could not take in new items; they are found, and not recommended")
+
+    @staticmethod
+    def _draw(run: ServedRun) -> None:
+        """Let the map be drawn beside the answers; until it is there, a plain one is shown."""
+
+        def work() -> None:
+            try:
+                run.draw()
+            except Exception:
+                LOG.exception("the map could not be drawn; a plain one is shown")
+
+        threading.Thread(target=work, name="map", daemon=True).start()
 
     # ---- a newer run
 
@@ -204,6 +217,7 @@ class Service:
         except BaseException:
             run.close()
             raise
+        self._draw(run)
         closing = threading.Timer(GRACE, old.close)
         closing.daemon = True
         closing.start()
@@ -229,7 +243,7 @@ class Service:
         vectors = [vector for _, vector in pairs]
         for place, vector in zip(other, encode_items(run, [pairs[n][0] for n in other]), strict=True):
             vectors[place] = vector
-        run.stock.put([item for item, _ in pairs], np.stack(vectors))
+        _shelve(run, [item for item, _ in pairs], np.stack(vectors))
 
     def _watch_on(self) -> None:
         path, seen = self.run.workspace.record.path, self._state_on_disk()
@@ -260,6 +274,12 @@ class Service:
             thread.join(timeout=10)
         self.journal.close()
         self.run.close()
+
+
+def _shelve(run: ServedRun, items: Sequence[Item], vectors: Any) -> None:
+    """Let items be found by their vectors and by their words."""
+    run.stock.put(items, vectors)
+    run.words.add([item.item_id for item in items], [run.text_of(item) for item in items])
 
 
 def _seconds(local: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,16 +53,34 @@ class Shelf:
         named = {**self.items, **{item.item_id: item for item in items}}
         return Shelf(named, grown, self.changed | {item.item_id for item in items if item.item_id in known})
 
-    def near(self, vector: Vectors, k: int, *, without: str | None = None) -> list[tuple[str, float]]:
-        """Return up to k items with their cosines, best first; none for the zero vector."""
+    def near(
+        self, vector: Vectors, k: int, *, without: str | None = None, among: Container[str] | None = None
+    ) -> list[tuple[str, float]]:
+        """Return up to k items with their cosines, best first; none for the zero vector.
+
+        Parameters
+        ----------
+        vector : array, shape (dim,)
+            Of length 1 or 0.
+        k : int
+            How many at most.
+        without : str, optional
+            An item to leave out.
+        among : container of str, optional
+            The only ones that may be found.
+        """
         if not self.items or not vector.any():
             return []
         cosines = np.clip(self.vectors @ vector, -1.0, 1.0)
         cosines[~self.vectors.any(axis=1)] = -np.inf
-        best = np.argsort(-cosines, kind="stable")[: k + 1]
         ids = list(self.items)
-        found = [(ids[place], float(cosines[place])) for place in best.tolist() if np.isfinite(cosines[place])]
-        return [pair for pair in found if pair[0] != without][:k]
+        found: list[tuple[str, float]] = []
+        for place in np.argsort(-cosines, kind="stable").tolist():
+            if len(found) == k or not np.isfinite(cosines[place]):
+                break
+            if ids[place] != without and (among is None or ids[place] in among):
+                found.append((ids[place], float(cosines[place])))
+        return found
 
     def vector(self, item_id: str) -> Vectors:
         """Return the vector of one of the items, shape (dim,)."""

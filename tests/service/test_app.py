@@ -373,3 +373,49 @@ def test_two_services_do_not_share_a_state(own_client, shop_copy):
 
     with pytest.raises(DataError, match="held by another service"):
         create_app(quiet(shop_copy))
+
+
+# ---- filters and ways of searching
+
+
+def test_filters_hold_in_every_list(own_client):
+    new = {"item_id": "saw", "title": "Bread saw", "fields": {"brand": "Halcyon", "category": "kitchen"}}
+    moved = {"item_id": "k1", "title": "Bread knife", "fields": {"brand": "Northwind"}}  # no category any more
+    own_client.post("/items", json={"items": [new, moved]})
+    where = ["category = kitchen", "brand = Halcyon"]
+    wanted = {"saw", "k2", "k5"}
+    asked = {"where": where, "k": 50}
+    assert set(ids(own_client.get("/items/k0/similar", params=asked))) == wanted
+    for how in ("vectors", "both"):
+        assert set(ids(own_client.get("/search", params={**asked, "q": "bread", "how": how}))) == wanted
+    assert ids(own_client.get("/search", params={**asked, "q": "bread", "how": "words"})) == ["saw"]
+    assert set(ids(own_client.post("/recommendations", json={"history": ["k0"], **asked}))) == wanted
+    assert ids(own_client.get("/items/k0/similar", params={"where": ["brand = Halcyon and brand = Northwind"]})) == []
+
+
+@pytest.mark.parametrize("where", ["colour = red", "brand", "brand = ", "((", "brand = 'x", "☃" * 5000, ""])
+def test_a_filter_that_cannot_be_read_is_told(client, where):
+    for answer in (
+        client.get("/items/k0/similar", params={"where": where}),
+        client.get("/search", params={"q": "x", "where": where}),
+        client.post("/recommendations", json={"history": ["k0"], "where": [where]}),
+    ):
+        assert answer.status_code == 400 and "filter" in answer.json()["error"]
+
+
+def test_words_are_found_as_they_stand(own_client):
+    own_client.post("/items", json={"items": [{"item_id": "x1", "title": "Valve QX-7731", "description": "Steel."}]})
+    for how in ("words", "both"):
+        assert ids(own_client.get("/search", params={"q": "qx-7731", "how": how}))[0] == "x1"
+    assert ids(own_client.get("/search", params={"q": "zzzz", "how": "words"})) == []
+    own_client.post("/items", json={"items": [{"item_id": "x1", "title": "Valve"}]})
+    assert ids(own_client.get("/search", params={"q": "qx-7731", "how": "words"})) == []
+
+
+def test_the_map_gets_communities_as_soon_as_it_is_drawn(client):
+    service = client.app.state.service
+    service.run.draw()
+    told = answers.MapAnswer(**client.get("/map").json())
+    assert told.kind != "pca" or told.community.names
+    node = answers.GraphAnswer(**client.get("/graph/k0").json()).nodes[0]
+    assert node.community >= 0 and client.get("/info").json()["communities"] == len(told.community.names) > 0

@@ -41,6 +41,7 @@ export const WORDS = {
   "home.lead": ["Texts become vectors, vectors a graph, and what many have taken lends its signal to what nobody has touched yet.", "文本化为向量，向量连成图谱；热门物品的信号，由此借给无人问津的物品。"],
   "home.shares": ["How the catalogue divides", "目录的构成"],
   "home.some": ["Already taken by some", "已有人选过"],
+  "home.begin": ["A few to begin with", "从这几件开始"],
   "home.coldSome": ["Nobody has taken these yet", "还没有人选过"],
   "home.other": ["Show others", "换一批"],
   "home.items": ["{n|item|items}", "件物品"],
@@ -72,6 +73,14 @@ export const WORDS = {
   "filter.add": ["Add", "添加"],
   "filter.remove": ["Remove {condition}", "移除 {condition}"],
   "filter.none": ["This catalogue has no columns to filter by.", "此目录没有可筛选的列。"],
+
+  "reason.similar": ["alike in words", "文本相似"],
+  "reason.taken": ["taken by the same people", "被同一批人选过"],
+  "reason.both": ["{n} {n|person|people} took both", "{n} 人两者都选过"],
+  "reason.with": ["goes with {title}", "与《{title}》相配"],
+  "reason.via": ["via {title}", "经由 {title}"],
+  "reason.same": ["same {relation}", "相同的 {relation}"],
+  "reason.value": ["same {relation}: {value}", "相同的 {relation}：{value}"],
 
   "item.taken": ["{n} {n|person has|people have} taken it", "{n} 人选过"],
   "item.upserted": ["came through the service", "由服务新增"],
@@ -186,6 +195,7 @@ export const WORDS = {
   "tray.whyOf": ["Why {title}", "为什么推荐 {title}"],
   "tray.dismiss": ["Not for them", "不适合"],
   "tray.dismissed": ["Dismissed: {title}", "已排除：{title}"],
+  "tray.none": ["This run has no people to learn from, so it recommends nothing. Search and neighbours work.", "此运行没有用户数据，因此不作推荐；搜索与邻居仍可用。"],
   "tray.nothing": ["There is nothing to show.", "没有可显示的内容。"],
 
   "trouble.gone": ["The service does not answer.", "服务没有响应。"],

@@ -7,6 +7,7 @@ import { findBox } from "./parts/find.js";
 import { icon } from "./parts/icons.js";
 import { askKey } from "./parts/key.js";
 import { announce, trouble, waiting, whisper } from "./parts/notes.js";
+import { rememberDepths, restoreDepth } from "./parts/scroll.js";
 import { link, parse } from "./router.js";
 import { onTray, taken } from "./state.js";
 
@@ -108,7 +109,7 @@ async function visit() {
     if (!load) shown = { title: t("trouble.view"), body: lost() };
     else shown = await (await load()).show({ id, query, signal: mine.signal });
   } catch (error) {
-    shown = { title: t("trouble.wrong"), body: trouble(error, () => void visit()) };
+    shown = { title: t("trouble.wrong"), body: h("div", {}, h("h1.sr", {}, t("trouble.wrong")), trouble(error, () => void visit())) };
   }
   clearTimeout(slow);
   if (mine.signal.aborted) return;
@@ -118,7 +119,10 @@ async function visit() {
   document.title = shown.title === "llm_tail" ? "llm_tail" : `${shown.title} · llm_tail`;
   shown.ready?.();
   if (first) performance.mark("llm-tail-shown");
-  else arrive(shown.title);
+  else {
+    restoreDepth(mine.signal);
+    arrive(shown.title);
+  }
   first = false;
 }
 
@@ -135,10 +139,8 @@ function lost() {
 whenKeyIsMissing(askKey);
 onTray(showTaken);
 frame();
-addEventListener("hashchange", () => {
-  scrollTo(0, 0);
-  void visit();
-});
+rememberDepths();
+addEventListener("hashchange", () => void visit());
 find("#skip").addEventListener("click", (event) => {
   event.preventDefault(); // the hash belongs to the views
   find("#main").focus();

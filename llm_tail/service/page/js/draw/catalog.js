@@ -7,7 +7,7 @@ import { SEGMENTS } from "../types.js";
  * @typedef {import("../types.js").Column} Column
  * @typedef {import("../types.js").MapAnswer} MapAnswer
  * @typedef {{ code: number, name: string, n: number, x: number, y: number }} Community its middle in data units
- * @typedef {{ n: number, kind: string, x: Float32Array, y: Float32Array, segment: Uint8Array,
+ * @typedef {{ n: number, kind: string, x: Float32Array, y: Float32Array, segment: Uint16Array,
  *   community: Uint16Array, communities: Community[], counts: number[] }} Points `segment` holds places in SEGMENTS,
  *   or one more where there is none; `community` places in `communities`, or one more for none; `communities` are the
  *   largest first
@@ -40,15 +40,25 @@ export function bytes(text) {
 function codes(column) {
   const raw = bytes(column.data);
   if (column.dtype === "uint8") return raw;
-  const view = new DataView(raw.buffer); // little-endian, whatever the reader's machine is
-  return Uint16Array.from({ length: raw.length / 2 }, (_, i) => view.getUint16(2 * i, true));
+  const wide = new Uint16Array(raw.length / 2); // put together by hand: little-endian, whatever the reader's machine is
+  for (let i = 0; i < wide.length; i += 1) wide[i] = raw[2 * i] | (raw[2 * i + 1] << 8);
+  return wide;
 }
 
-/** @param {Column} column @returns {Float32Array} */
-function places(column) {
+/** @param {Column} column @param {number} sign @returns {Float32Array} */
+function places(column, sign) {
   const raw = codes(column);
   const step = (column.high - column.low) / (column.dtype === "uint8" ? 255 : 65535);
-  return Float32Array.from(raw, (value) => column.low + value * step);
+  const found = new Float32Array(raw.length);
+  for (let i = 0; i < raw.length; i += 1) found[i] = sign * (column.low + raw[i] * step);
+  return found;
+}
+
+/** @param {Uint8Array | Uint16Array} raw @param {Uint16Array} by @returns {Uint16Array} each code as the table has it */
+function renamed(raw, by) {
+  const found = new Uint16Array(raw.length);
+  for (let i = 0; i < raw.length; i += 1) found[i] = by[raw[i]];
+  return found;
 }
 
 /**
@@ -57,11 +67,13 @@ function places(column) {
  */
 export function decodeMap(answer) {
   const n = answer.n_items;
-  const [x, y] = [places(answer.x), places(answer.y)];
-  for (let i = 0; i < n; i += 1) y[i] = -y[i]; // up on paper is down on a screen
-  const names = answer.segment.names;
-  const known = names.map((name) => SEGMENTS.indexOf(/** @type {import("../types.js").Segment} */ (name)));
-  const segment = Uint8Array.from(codes(answer.segment), (code) => (known[code] >= 0 ? known[code] : SEGMENTS.length));
+  const [x, y] = [places(answer.x, 1), places(answer.y, -1)]; // up on paper is down on a screen
+  const known = new Uint16Array(65536).fill(SEGMENTS.length);
+  answer.segment.names.forEach((name, code) => {
+    const place = SEGMENTS.indexOf(/** @type {import("../types.js").Segment} */ (name));
+    if (place >= 0) known[code] = place;
+  });
+  const segment = renamed(codes(answer.segment), known);
   const counts = new Array(SEGMENTS.length + 1).fill(0);
   for (const code of segment) counts[code] += 1;
   const { communities, community } = gather(codes(answer.community), answer.community.names, x, y);
@@ -78,13 +90,13 @@ export function decodeMap(answer) {
 function gather(raw, names, x, y) {
   /** @type {Community[]} */
   const all = names.map((name, code) => ({ code, name, n: 0, x: 0, y: 0 }));
-  raw.forEach((code, i) => {
-    const one = all[code];
-    if (!one) return;
+  for (let i = 0; i < raw.length; i += 1) {
+    const one = all[raw[i]];
+    if (!one) continue;
     one.n += 1;
     one.x += x[i];
     one.y += y[i];
-  });
+  }
   const communities = all.filter(({ n }) => n > 0).sort((a, b) => b.n - a.n);
   const place = new Uint16Array(65536).fill(communities.length);
   communities.forEach((one, at) => {
@@ -92,7 +104,7 @@ function gather(raw, names, x, y) {
     one.y /= one.n;
     place[one.code] = at;
   });
-  return { communities, community: Uint16Array.from(raw, (code) => place[code]) };
+  return { communities, community: renamed(raw, place) };
 }
 
 /**

@@ -146,7 +146,7 @@ export class MapPicture {
     if (!this.started) return;
     const zoom = this.camera.scale / this.fitScale;
     const { x, y } = this.camera;
-    this.picture.resize();
+    if (!this.picture.resize()) return;
     this.#frameAll();
     if (Math.abs(zoom - 1) > 0.01) Object.assign(this.camera, { x, y, scale: this.fitScale * zoom });
     this.#draw();

@@ -56,7 +56,7 @@ export class PointCanvas {
     this.width = this.height = 0;
     /** @type {Float32Array} */ this.x = new Float32Array(0);
     /** @type {Float32Array} */ this.y = new Float32Array(0);
-    /** @type {Uint16Array | Uint8Array} */ this.kind = new Uint8Array(0);
+    /** @type {Uint16Array} */ this.kind = new Uint16Array(0);
     /** @type {Uint8Array | null} kinds that are shown; all where null */ this.shown = null;
     /** @type {Colour[]} */ this.palette = [];
     /** @type {Colour} */ this.ground = [255, 255, 255];
@@ -71,15 +71,20 @@ export class PointCanvas {
     this.order = evenOrder(x.length);
   }
 
-  /** Take the size of the element; costs one reading of the layout. */
+  /**
+   * Take the size of the element; costs one reading of the layout.
+   * @returns {boolean} whether it has another size than before
+   */
   resize() {
     const box = this.canvas.getBoundingClientRect();
-    this.ratio = Math.min(globalThis.devicePixelRatio || 1, 2);
-    this.width = Math.max(1, Math.round(box.width));
-    this.height = Math.max(1, Math.round(box.height));
+    const [width, height] = [Math.max(1, Math.round(box.width)), Math.max(1, Math.round(box.height))];
+    const ratio = Math.min(globalThis.devicePixelRatio || 1, 2);
+    if (width === this.width && height === this.height && ratio === this.ratio) return false;
+    Object.assign(this, { width, height, ratio });
     this.canvas.width = Math.round(this.width * this.ratio);
     this.canvas.height = Math.round(this.height * this.ratio);
     this.pixels = this.context.createImageData(this.canvas.width, this.canvas.height);
+    return true;
   }
 
   /**

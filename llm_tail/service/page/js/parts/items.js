@@ -6,6 +6,7 @@ import { itemLink } from "../router.js";
 import { isTaken, onTray, toggle } from "../state.js";
 import { announce } from "./notes.js";
 import { icon } from "./icons.js";
+import { reason } from "./reason.js";
 
 /**
  * @typedef {import("../types.js").ShownItem} ShownItem
@@ -43,7 +44,7 @@ export function itemList(items, { scored = true, label, extra } = {}) {
         {},
         itemName(item),
         scored ? meter(item.score) : h("span"),
-        h("div.under", {}, badge(item.segment), item.why && h("span.why", { dir: "auto" }, item.why), extra?.(item, place) ?? null),
+        h("div.under", {}, badge(item.segment), item.why && h("span.why", { dir: "auto" }, reason(item.why)), extra?.(item, place) ?? null),
       ),
     ),
   );

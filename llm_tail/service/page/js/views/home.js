@@ -58,16 +58,14 @@ async function whole(preview, start, signal) {
   const grouped = all.communities.length > 1;
   picture.kind = grouped ? all.community : all.segment;
   const paint = () => {
-    picture.resize();
     picture.palette = grouped ? hues(all.communities.length, isDark()) : [...SEGMENTS.map((name) => colour(`--${name}`)), colour("--quiet")];
     picture.ground = colour("--surface");
     const box = bounds(all.x, all.y);
     const fit = Math.min(picture.width / box.width, picture.height / box.height) * 0.94;
     picture.draw({ x: box.left + box.width / 2, y: box.top + box.height / 2, scale: fit }, fit);
   };
-  paint();
   document.addEventListener("repaint", paint, { signal });
-  const watch = new ResizeObserver(paint);
+  const watch = new ResizeObserver(() => picture.resize() && paint()); // tells the first size, too
   watch.observe(canvas);
   signal.addEventListener("abort", () => { watch.disconnect(); picture.stop(); });
   await offer(start, all, signal);
@@ -81,7 +79,7 @@ async function whole(preview, start, signal) {
 async function offer(start, all, signal) {
   const cold = SEGMENTS.indexOf("cold");
   /** @type {[string, number[]][]} */
-  const lists = [[t("home.coldSome"), draw(all, (code) => code === cold)], [t("home.some"), draw(all, (code) => code !== cold)]];
+  const lists = [[t("home.coldSome"), draw(all, (code) => code === cold)], [t(all.counts[SEGMENTS.length] < all.n ? "home.some" : "home.begin"), draw(all, (code) => code !== cold)]];
   const rows = lists.flatMap(([, some]) => some);
   if (!rows.length) return;
   const { items } = await get(["map", "items"], { rows: rows.join(",") }).catch(() => ({ items: [] }));

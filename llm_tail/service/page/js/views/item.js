@@ -24,7 +24,7 @@ export async function show({ id, query, signal }) {
   const [item, told] = await Promise.all([get(["items", id]), info()]);
   const body = h("article.item.fresh", {},
     head(item, signal),
-    near(item, signal),
+    near(item, told, signal),
     told.n_people > 0 && section("why.title", reasons(item, signal)),
     section("graph.title", surroundings(item, told, signal)),
     told.encoders.length > 1 && compared(item, query.get("compare") !== null, signal));
@@ -82,11 +82,12 @@ function plain(value) {
 /**
  * Neighbours by text, graph and people, side by side; each loads and fails on its own.
  * @param {Item} item
+ * @param {Info} told
  * @param {AbortSignal} signal
  */
-function near(item, signal) {
+function near(item, told, signal) {
   const lonely = item.n_interactions === 0 ? "item.nobody" : "item.noTies";
-  const columns = [["similar", "item.byText", "item.noTies"], ["related", "item.byGraph", "item.noTies"], ["together", "item.byPeople", lonely]];
+  const columns = [["similar", "item.byText", "item.noTies"], ["related", "item.byGraph", "item.noTies"], ["together", "item.byPeople", lonely]].slice(0, told.n_people ? 3 : 2);
   const three = h("div.three", { "data-shown": 0 }, columns.map(([route, title, none]) =>
     h("section.card", { "aria-label": t(title) }, h("h3", {}, t(title)), h("p.kicker", {}, t(`${title}.is`)),
       later(async () => {

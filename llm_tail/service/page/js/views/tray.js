@@ -18,6 +18,7 @@ const K = 12;
 export async function show({ query, signal }) {
   const told = await info();
   const user = query.get("user") ?? "";
+  if (!told.models.length) return { title: t("tray.title"), body: h("div.state", {}, h("h1", {}, t("tray.title")), h("p.note", {}, t("tray.none"))) };
   const model = told.models.includes(query.get("model") ?? "") ? String(query.get("model")) : told.models[0];
   const shown = h("section", { "aria-labelledby": "shown" });
   const chosen = h("div.card.stack");
