@@ -12,15 +12,19 @@ import argparse
 import base64
 import gzip
 import json
+import statistics
 import threading
+import urllib.request
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
 from llm_tail.service import answers as a
+from tests.service.browser import chromium
 
 PAGE = Path(a.__file__).parent / "page"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -117,7 +121,10 @@ def routes(made: Made) -> Callable[[list[str], dict[str, str]], a.Answer]:
         relations = the_info.relations
         edges = [
             a.GraphEdge(
-                source=nodes[x].item_id, target=nodes[y].item_id, relation=relations[(x + i) % 4], weight=0.4 + 0.05 * (i % 10)
+                source=nodes[x].item_id,
+                target=nodes[y].item_id,
+                relation=relations[(x + i) % 4],
+                weight=0.4 + 0.05 * (i % 10),
             )
             for i, (x, y) in enumerate(ties)
         ]
@@ -209,3 +216,72 @@ def serve(made: Made, port: int = 0) -> ThreadingHTTPServer:
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN"
+MARKED = "name => performance.getEntriesByName(name)[0]?.startTime"
+FRAMES = """async () => {
+    const canvas = document.querySelector('.canvas canvas');
+    const box = canvas.getBoundingClientRect();
+    const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+    const send = (name, dx) =>
+        canvas.dispatchEvent(new PointerEvent(name, { pointerId: 1, button: 0, clientX: x + dx, clientY: y }));
+    canvas.setPointerCapture = () => {};
+    const times = [];
+    send('pointerdown', 0);
+    let before = await new Promise(requestAnimationFrame);
+    for (let i = 1; i <= 60; i += 1) {
+        send('pointermove', 4 * i);
+        const now = await new Promise(requestAnimationFrame);
+        times.push(now - before);
+        before = now;
+    }
+    send('pointerup', 240);
+    return times;
+}"""
+
+
+def measure(browser: Any, address: str, place: str, mark: str, out: Path | None) -> dict[str, float]:
+    """Open the page somewhere in a browser that has seen nothing yet; return milliseconds since the navigation."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    page = context.new_page()
+    page.goto(address + place)
+    page.wait_for_function(f"() => performance.getEntriesByName('{mark}').length > 0")
+    found = {"first paint": page.evaluate(PAINTED), "shown": page.evaluate(MARKED, mark)}
+    if mark == "llm-tail-map":
+        times = page.evaluate(FRAMES)
+        found |= {"frame while moving (median)": statistics.median(times), "frame (worst)": max(times)}
+    page.wait_for_timeout(800)
+    if out:
+        page.screenshot(path=out / f"{mark}.png")
+    context.close()
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=60_000)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="folder for screenshots")
+    parser.add_argument("--serve", type=int, metavar="PORT", help="do not measure: serve the made items until Ctrl-C")
+    wanted = parser.parse_args()
+    server = serve(Made(wanted.items), wanted.serve or 0)
+    address = f"http://127.0.0.1:{server.server_port}/"
+    if wanted.serve:
+        print(f"{wanted.items:,} made items at {address}")
+        threading.Event().wait()
+    urllib.request.urlopen(address + "map").read()  # noqa: S310 - packed once, before the clock runs
+    if wanted.out:
+        wanted.out.mkdir(parents=True, exist_ok=True)
+    places = {"#/": "llm-tail-shown", "#/map": "llm-tail-map", "#/item/i42": "llm-tail-shown"}
+    with chromium() as browser:
+        for place, mark in places.items():
+            runs = [measure(browser, address, place, mark, wanted.out) for _ in range(wanted.repeat)]
+            for name in runs[0]:
+                values = [run[name] for run in runs]
+                print(f"{place:12} {name:28} median {statistics.median(values):7.0f} ms, worst {max(values):7.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
