@@ -7,16 +7,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llm_tail.errors import ConfigError, MissingExtraError
+from llm_tail.neighbors.drawing import new_figure
 
 if TYPE_CHECKING:
     from llm_tail.evaluation.bench_table import BenchTable
     from llm_tail.evaluation.pareto import Choice
+    from llm_tail.recommenders.explaining import SignalShares
     from llm_tail.workspace.value_report import ValueReport
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MARKERS = {"float32": "o", "float16": "s", "int8": "D"}
 FAINT = 0.25
+BORROWED = {"cold": "#2fa4a9", "warm": "#4f7cac"}
 GROUPS = {  # of the models of a benchmark: what they are called, and their colour
     "ours": ("ours", "#c1121f"),
     "peer": ("peers", "#1d3557"),
@@ -119,6 +124,49 @@ def draw_bench(table: BenchTable, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
+
+
+def borrowed(shares: SignalShares, path: str | Path | None = None, *, ax: Any = None) -> Any:
+    """Draw how much of each item's score is borrowed from its neighbours, against how many people took it.
+
+    One point an item; the line is the mean over items that equally many people took, in steps of the logarithm.
+
+    Parameters
+    ----------
+    shares : SignalShares
+        Of `HybridRecommender.signal_shares`.
+    path : path, optional
+        Where the picture goes; its suffix says which kind it is.
+    ax : matplotlib axes, optional
+        Where to draw; a figure of its own if left out.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    path = None if path is None else check_picture(path)
+    figure, ax = (ax.figure, ax) if ax is not None else new_figure(8, 4)
+    people = shares.counts.astype(float)
+    jitter = np.random.default_rng(0).uniform(-0.15, 0.15, len(people))  # else all cold items are one column
+    for name, mine in (("cold", people == 0), ("warm", people > 0)):
+        look = {"s": 9, "alpha": 0.5, "linewidths": 0, "color": BORROWED[name]}
+        ax.scatter(people[mine] + 1 + jitter[mine], shares.borrowed[mine], label=f"{name} items", **look)
+    steps = np.floor(2 * np.log2(people + 1)).astype(int)
+    there = np.unique(steps)
+    middle = [float((people[steps == step] + 1).mean()) for step in there]
+    ax.plot(middle, [float(shares.borrowed[steps == step].mean()) for step in there], color="#333333", label="mean")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda amount, _: f"{amount - 1:g}")
+    ticks = [1, *(10**n + 1 for n in range(7) if 10**n <= people.max(initial=1))]
+    ax.set_xticks(ticks, minor=False)
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="people who took the item in training", ylabel="share of the score that is borrowed")
+    ax.set_ylim(-0.02, 1.02)
+    ax.legend(frameon=False, fontsize="small")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    return figure
 
 
 def _panel(axis: Any, report: ValueReport, cost: str, taken: Choice | None) -> None:

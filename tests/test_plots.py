@@ -1,11 +1,14 @@
 """Pictures: drawn from any report there can be, without a window."""
 
+import numpy as np
 import pytest
 
 from llm_tail.config import ValueConfig
+from llm_tail.data.ids import IdMap
 from llm_tail.errors import ConfigError
 from llm_tail.evaluation.pareto import Choice
-from llm_tail.plots import _staircase, check_picture, draw_value
+from llm_tail.plots import _staircase, borrowed, check_picture, draw_value
+from llm_tail.recommenders.explaining import SignalShares
 from llm_tail.workspace.measuring import Machine, Measured
 from llm_tail.workspace.value_report import ValueReport
 
@@ -46,3 +49,12 @@ def test_more_cost_is_a_step_only_where_it_gives_more():
 def test_a_picture_has_a_name_of_one():
     with pytest.raises(ConfigError, match="no name of a picture"):
         check_picture("table.txt")
+
+
+@pytest.mark.parametrize("counts", [[0, 0, 3, 900], [0], [5, 5, 5]])
+def test_what_is_borrowed_has_a_picture(tmp_path, counts):
+    shares = SignalShares(IdMap(range(len(counts))), *np.full((3, len(counts)), 1 / 3), np.array(counts))
+    figure = borrowed(shares, tmp_path / "shares.png")
+    assert (tmp_path / "shares.png").stat().st_size > 5_000
+    assert figure.axes[0].get_ylabel() == "share of the score that is borrowed"
+    assert borrowed(shares, ax=figure.axes[0]) is figure

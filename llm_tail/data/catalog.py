@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 from llm_tail.artifacts import fingerprint, replacing
 from llm_tail.data.ids import IdMap, Rows
 from llm_tail.errors import DataError
+from llm_tail.html import html_table
 
 if TYPE_CHECKING:
     from llm_tail.data.readers import BadRows
 
 CORE = ("item_id", "title", "description")
+SHOWN, SHOWN_LETTERS = 8, 80  # of a catalogue in a notebook
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,12 @@ class Catalog:
         name = f"{self.name}: " if self.name else ""
         return f"Catalog({name}{len(self):,} item{'s' if len(self) != 1 else ''})"
 
+    def _repr_html_(self) -> str:
+        first = self.table.slice(0, SHOWN).to_pylist()
+        rows = ([_short(value) for value in record.values()] for record in first)
+        more = f"... and {len(self) - len(first):,} more" if len(self) > len(first) else ""
+        return html_table(self.columns, rows, title=repr(self), note=more)
+
     @staticmethod
     def _item(record: dict[str, Any]) -> Item:
         core = {key: record.pop(key) for key in CORE}
@@ -193,6 +201,11 @@ def _words(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string()).fill_null("")
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         raise DataError(f"column {name!r} has the type {column.type}, expected text; join its parts first") from None
+
+
+def _short(value: Any) -> str:
+    words = "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return words if len(words) <= SHOWN_LETTERS else words[: SHOWN_LETTERS - 1] + "…"
 
 
 def _array(column: str, values: list[Any]) -> pa.Array:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from llm_tail.artifacts import write_json
 from llm_tail.errors import CorruptArtifactError, DataError, StaleArtifactError, closest
+from llm_tail.html import html_table
 
 EXPOSURE = {
     "head_share": "places that go to head items",
@@ -306,6 +307,12 @@ class Report:
 
     def _repr_markdown_(self) -> str:
         return self.to_markdown()
+
+    def _repr_html_(self) -> str:
+        k = self._k(None)
+        rows = ([model, *cells] for model, cells in self._rows(k, "{}"))
+        judged = ", ".join(f"{segment} {self.n_users[segment]:,}" for segment in self.segments)
+        return html_table([f"R@{k} / N@{k}", *self.segments], rows, title=repr(self), note=f"people judged: {judged}")
 
 
 def short(value: float, digits: int = 4) -> str:

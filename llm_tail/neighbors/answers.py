@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llm_tail.errors import DataError
+from llm_tail.html import html_table
 from llm_tail.neighbors.exact import Similarities
 
 MOST_CELLS = 100_000_000
@@ -38,6 +39,9 @@ class Neighbors:
     def __repr__(self) -> str:
         shown = [f"{item_id} {similarity:.3f}" for item_id, similarity in list(self)[:5]]
         return f"Neighbors({', '.join([*shown, '...'] if len(self) > 5 else shown) or 'none'})"
+
+    def _repr_html_(self) -> str:
+        return html_table(["item", "similarity"], self)
 
 
 def check_answer(n_queries: int, k: int, n_items: int) -> None:

@@ -18,6 +18,7 @@ from llm_tail.artifacts import Artifact, fingerprint, read_artifact, write_artif
 from llm_tail.data.ids import IdMap, Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.errors import ConfigError, DataError, NotFittedError, StaleArtifactError, UnknownIdError
+from llm_tail.html import html_table
 
 if TYPE_CHECKING:
     from llm_tail.embedding.store import Embeddings
@@ -80,6 +81,10 @@ class Recommendations:
 
     def __repr__(self) -> str:
         return f"Recommendations({len(self):,} people, k={self.item_rows.shape[1]})"
+
+    def _repr_html_(self) -> str:
+        rows = self.to_frame().itertuples(index=False, name=None)
+        return html_table(["user", "item", "rank", "score"], rows, title=repr(self))
 
 
 class Recommender(ABC):

@@ -7,11 +7,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
+from llm_tail.data.ids import IdMap
 from llm_tail.errors import DataError
+from llm_tail.html import html_table
 
 if TYPE_CHECKING:
     from llm_tail.recommenders.hybrid import HybridRecommender
+
+BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,65 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as JSON-like values."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        rows = [["score", "", self.score], ["own", "", self.own], ["borrowed", "", self.borrowed]]
+        rows += [["text", "", self.text], *(["because of", item, value] for item, value in self.because)]
+        rows += [["signal borrowed from", item, value] for item, value in self.neighbors]
+        return html_table(["", "item", "value"], rows, title=f"{self.item} for {self.user or 'this history'}")
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class SignalShares:
+    """Of each item's mean score over all known people: how much is its own, borrowed, and text.
+
+    Attributes
+    ----------
+    items : IdMap
+        The items.
+    own, borrowed, text : array of float64, shape (n_items,)
+        Shares in [0, 1] that sum to 1; all 0 for an item that nobody's history speaks of.
+    counts : array of int64, shape (n_items,)
+        People who took the item in training.
+    """
+
+    items: IdMap
+    own: NDArray[np.float64]
+    borrowed: NDArray[np.float64]
+    text: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row for each item: item_id, people, own, borrowed, text."""
+        columns = {"item_id": self.items.values, "people": self.counts}
+        return pd.DataFrame(columns | {"own": self.own, "borrowed": self.borrowed, "text": self.text})
+
+    def __repr__(self) -> str:
+        spoken = self.own + self.borrowed + self.text > 0
+        means = (float(part[spoken].mean()) if spoken.any() else 0.0 for part in (self.own, self.borrowed, self.text))
+        shown = ", ".join(f"{name} {m:.0%}" for name, m in zip(("own", "borrowed", "text"), means, strict=True))
+        return f"SignalShares({len(self.items):,} items: {shown})"
+
+    def _repr_html_(self) -> str:
+        rows = self.to_frame().sort_values("people", ascending=False).itertuples(index=False, name=None)
+        return html_table(["item", "people", "own", "borrowed", "text"], rows, title=repr(self))
+
+
+def signal_shares(model: HybridRecommender) -> SignalShares:
+    """Do what `HybridRecommender.signal_shares` says."""
+    model._check_fitted()
+    spoken = np.asarray(model.histories.sum(axis=0)).ravel()  # (n_items,): how much all people together have of each
+    owned = np.flatnonzero(spoken)
+    sums = np.zeros((3, len(model.items)))
+    block = max(1, BLOCK_BYTES // (4 * len(model.items)))
+    for start in range(0, len(owned), block):
+        rows = owned[start : start + block]
+        for total, part in zip(sums, model._rows(rows), strict=True):
+            total += spoken[rows] @ part
+    amounts = np.abs(sums)
+    whole = amounts.sum(axis=0)
+    own, borrowed, text = np.divide(amounts, whole, out=np.zeros_like(amounts), where=whole > 0)
+    return SignalShares(model.items, own, borrowed, text, model._counts)
 
 
 def explain(

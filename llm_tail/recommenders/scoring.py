@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,6 +14,9 @@ from llm_tail.data.ids import Rows
 from llm_tail.recommenders.collaborative import Embedded
 from llm_tail.recommenders.fusion import Floats, lift, speech, text_kernel, text_weights, trust
 from llm_tail.recommenders.low_rank import FactoredEmbeddings
+
+if TYPE_CHECKING:
+    from llm_tail.recommenders.explaining import SignalShares
 
 BLOCK_BYTES = 64 << 20
 WHOLE_BYTES = 2 << 30  # a larger score matrix is not kept; its rows are made when somebody owns them
@@ -74,6 +77,20 @@ class ScoreMatrix:
         said[place < 0] = known.mixed(self._borrowing[owned[place < 0]])
         own[:, has_id] = said[:, column[has_id]]
         return own, np.ascontiguousarray((lent @ said.T).T)
+
+    def signal_shares(self) -> SignalShares:
+        """Return how much of each item's mean score over all known people is its own, borrowed, and text.
+
+        Three sums over the whole matrix of scores, in blocks of 64 MiB: O(dim n_items^2) time.
+
+        Raises
+        ------
+        NotFittedError
+            If the model has not been fitted.
+        """
+        from llm_tail.recommenders.explaining import signal_shares
+
+        return signal_shares(self)  # type: ignore[arg-type]  # this is a part of the hybrid
 
     def _said(self, owned: Rows, asked: Rows) -> Floats:
         """Return what owned items say of some others, shape (n_owned, n_asked)."""
