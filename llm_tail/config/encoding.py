@@ -72,7 +72,7 @@ class LoraConfig(Settings):
     quantize: bool = Field(
         False, description="Train a lora kind on a base in 4 bits (QLoRA); needs CUDA and bitsandbytes."
     )
-    pairs: list[Literal["co-interaction", "history", "attribute", "text"]] = Field(
+    pairs: list[Literal["co-interaction", "history", "attribute", "text", "question"]] = Field(
         ["co-interaction"], min_length=1, description="What is learned from; several kinds make several tasks."
     )
     n_pairs: int = Field(19_200, ge=1, description="How many text pairs of each kind to train on at most.")

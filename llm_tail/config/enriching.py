@@ -29,6 +29,11 @@ class EnrichmentConfig(Settings):
         "extractive",
         description="Who answers: the texts themselves, a server that speaks OpenAI's API, batch files, a local model.",
     )
+    extracts: list[Literal["keyphrases", "categories", "borrowed"]] = Field(
+        ["keyphrases", "categories"],
+        min_length=1,
+        description="What extractive takes: an item's own phrases, values it seems to have, words of near items.",
+    )
     model: str = Field("", description="The model's name at the server, or the folder or name of a local one.")
     tasks: list[Annotated[str, AfterValidator(_known_task)]] = Field(
         ["attributes", "summary"], min_length=1, description=f"What is asked for: {', '.join(TASKS)}."

@@ -40,6 +40,7 @@ from llm_tail.errors import ConfigError, DataError
 
 Part = Literal["keyphrases", "categories", "borrowed"]
 PARTS: tuple[Part, ...] = get_args(Part)
+USUAL: tuple[Part, ...] = ("keyphrases", "categories")  # borrowed words lost on every catalogue they were measured on
 TASKS: tuple[Task, ...] = ("attributes", "summary")
 THIN_WORDS = 25  # a text with fewer is thin: it borrows
 BLOCK = 1024  # requests that are answered together
@@ -99,7 +100,7 @@ class Extractive:
         encoder: TextEncoder,
         taxonomy: Taxonomy,
         *,
-        parts: Sequence[Part] = PARTS,
+        parts: Sequence[Part] = USUAL,
         settings: Mapping[str, Any],
         search: Search | None = None,
     ) -> None:
@@ -119,7 +120,7 @@ class Extractive:
         *,
         embeddings: Embeddings | None = None,
         columns: Sequence[str] | None = None,
-        parts: Sequence[Part] = PARTS,
+        parts: Sequence[Part] = USUAL,
         n_keyphrases: int = 5,
         n_borrowed: int = 8,
         neighbors: int = 10,
@@ -145,7 +146,7 @@ class Extractive:
         columns : sequence of str, optional
             Whose values may be guessed; those that `category_columns` finds if left out.
         parts : sequence of {"keyphrases", "categories", "borrowed"}
-            What answers are made of.
+            What answers are made of; borrowed words only where they are asked for.
         n_keyphrases, n_borrowed : int
             Most keyphrases and borrowed words of an item, at least 1.
         neighbors, min_lenders, min_similarity

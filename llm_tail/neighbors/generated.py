@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from llm_tail.config.enriching import Task
 from llm_tail.data.catalog import Catalog
 from llm_tail.data.ids import IdMap, Rows
 from llm_tail.enrichment.result import Enrichment, Generated
@@ -28,13 +29,19 @@ from llm_tail.neighbors.edges import SharedValues, shared_values, value_ties
 from llm_tail.neighbors.graph import ItemGraph
 
 PREFIX = "generated:"
+TYPED: dict[str, Task] = {"generated_attributes": "attributes", "generated_relations": "relations"}
 OTHER = "other"
 MOST_NAMES = 12  # relations of shared values; rarer names share one
 _ID = "item_id"
 
 
 def with_generated(
-    graph: ItemGraph, enrichment: Enrichment, catalog: Catalog | None = None, *, min_confidence: float = 0.5
+    graph: ItemGraph,
+    enrichment: Enrichment,
+    catalog: Catalog | None = None,
+    *,
+    tasks: Sequence[Task] = ("attributes", "relations"),
+    min_confidence: float = 0.5,
 ) -> ItemGraph:
     """Return the graph with the ties that generated fields make; every other tie stays as it is.
 
@@ -46,6 +53,9 @@ def with_generated(
         Whose ``attributes`` and ``relations`` are looked at.
     catalog : Catalog, optional
         Ties guessed values of a column to the items that have them by their own; without it guesses tie each other.
+    tasks : sequence of {"attributes", "relations"}
+        Whose answers tie. In a run, those that ``[graph] relations`` names as ``generated_attributes`` and
+        ``generated_relations``.
     min_confidence : float
         Parts that are less sure tie nothing, in [0, 1].
 
@@ -80,14 +90,14 @@ def with_generated(
     sure = enrichment.table.filter(pc.greater_equal(enrichment.table["confidence"], min_confidence))
     plain = without_generated(graph)
     matrices, values = dict(plain._matrices), dict(plain._values)
-    for name, found in _shared(sure, graph.ids, catalog, graph.config.hub_cap).items():
-        shared, guessed = found
+    told = _shared(sure, graph.ids, catalog, graph.config.hub_cap) if "attributes" in tasks else {}
+    for name, (shared, guessed) in told.items():
         matrices[PREFIX + name], values[PREFIX + name] = _told(value_ties(shared), guessed), shared
-    for kind, ties in _given(sure, graph.ids).items():
+    for kind, ties in (_given(sure, graph.ids) if "relations" in tasks else {}).items():
         matrices[PREFIX + kind] = ties
     kept = {name: matrix for name, matrix in matrices.items() if matrix.nnz or not name.startswith(PREFIX)}
-    told = {name: shared for name, shared in values.items() if name in kept}
-    return ItemGraph(graph.ids, kept, titles=graph._titles, values=told, config=graph.config)
+    values = {name: shared for name, shared in values.items() if name in kept}
+    return ItemGraph(graph.ids, kept, titles=graph._titles, values=values, config=graph.config)
 
 
 def without_generated(graph: ItemGraph) -> ItemGraph:

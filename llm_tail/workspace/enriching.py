@@ -97,11 +97,12 @@ def backend_of(workspace: Workspace) -> Backend:
     from llm_tail.enrichment.extractive import Extractive
 
     text, catalog = ItemText(source_text(config)), workspace.source_catalog
+    given: dict[str, Any] = {"parts": config.enrichment.extracts, "seed": config.seed}
     if config.encoder.runtime == "tfidf":
         from llm_tail.embedding.tfidf import TfidfEncoder
 
-        return Extractive.learn(catalog, TfidfEncoder.fit(text.texts(catalog)), text, seed=config.seed)
-    return Extractive.learn(catalog, workspace.source_encoder, text, seed=config.seed)
+        return Extractive.learn(catalog, TfidfEncoder.fit(text.texts(catalog)), text, **given)
+    return Extractive.learn(catalog, workspace.source_encoder, text, **given)
 
 
 def asker_of(workspace: Workspace) -> Asker:

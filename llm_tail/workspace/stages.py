@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llm_tail.workspace import Workspace
 
 HYBRID = "hybrid"
+LEAST_TIED = 0.5  # generated parts that are less sure tie no items
 
 
 def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
@@ -126,17 +127,23 @@ def make_index(workspace: Workspace, folder: Path, made_from: str) -> str:
 
 
 def make_graph(workspace: Workspace, folder: Path, made_from: str) -> str:
-    """Tie the items; who took what together is looked up in training only."""
+    """Tie the items; who took what together is looked up in training only, and what was generated has its own kinds."""
+    from llm_tail.neighbors.generated import TYPED, with_generated
     from llm_tail.neighbors.graph import ItemGraph
 
     config = workspace.config.graph
+    typed = [name for name in config.relations if name in TYPED]
+    config = config.replace(relations=[name for name in config.relations if name not in TYPED])
     graph = ItemGraph.build(
         workspace.catalog,
         index=workspace.index,
-        relations=config.relations,
         interactions=workspace.split.train if workspace.config.data.interactions else None,
         config=config,
     )
+    if typed:
+        least = max(workspace.config.enrichment.min_confidence, LEAST_TIED)
+        tasks = [TYPED[name] for name in typed]
+        graph = with_generated(graph, workspace.enrichment, workspace.source_catalog, tasks=tasks, min_confidence=least)
     graph.save(folder, fingerprint=made_from)
     return repr(graph)
 

@@ -13,6 +13,7 @@ from llm_tail.config import IndexConfig, LoraConfig, RunConfig
 from llm_tail.data.ids import Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.errors import ConfigError, DataError, closest
+from llm_tail.workspace.generated import uses_generated
 from llm_tail.workspace.samples import few_items, few_people
 
 if TYPE_CHECKING:
@@ -236,6 +237,17 @@ def _makers(
             raise ConfigError("name columns in [lora] attributes or in [graph] relations")
         return TextPairs.from_attributes(catalog, columns, text, n_pairs=n, hub_cap=config.graph.hub_cap, seed=seed)
 
+    def of_questions() -> TextPairs:
+        from llm_tail.enrichment.augmenting import question_pairs
+
+        if not uses_generated(config):
+            raise ConfigError(
+                "question pairs are made of generated fields; set [enrichment] enabled = true, or take 'question' out "
+                "of [lora] pairs"
+            )
+        least = config.enrichment.min_confidence
+        return question_pairs(workspace.enrichment, catalog, text, n_pairs=n, min_confidence=least, seed=seed)
+
     return {
         "co-interaction": lambda: TextPairs.from_interactions(
             split.train,
@@ -252,4 +264,5 @@ def _makers(
         ),
         "attribute": of_attributes,
         "text": lambda: TextPairs.from_texts(catalog, text, n_pairs=n, seed=seed),
+        "question": of_questions,
     }

@@ -7,7 +7,7 @@ from llm_tail.data.catalog import Catalog
 from llm_tail.embedding.text import ItemText
 from llm_tail.embedding.tfidf import TfidfEncoder
 from llm_tail.enrichment.backends import Backend, Reply, Request
-from llm_tail.enrichment.extractive import Extractive
+from llm_tail.enrichment.extractive import PARTS, Extractive
 from llm_tail.enrichment.schema import Attributes, Summary
 from llm_tail.errors import ConfigError, DataError
 
@@ -34,13 +34,17 @@ CATALOG = shop()
 ENCODER = TfidfEncoder.fit(ItemText().texts(CATALOG), dim=16)
 
 
+def learned():
+    return Extractive.learn(CATALOG, ENCODER, parts=PARTS, thin_words=10, min_similarity=0.1)
+
+
 def request(item_id, task="attributes"):
     return Request(key=f"{task} {item_id}", task=task, subject=item_id, domain="products", language="en", fields={})
 
 
 @pytest.fixture(scope="module")
 def backend():
-    return Extractive.learn(CATALOG, ENCODER, thin_words=10, min_similarity=0.1)
+    return learned()
 
 
 def answer(backend, *requests):
@@ -104,7 +108,7 @@ def test_parts_can_be_left_out():
 
 def test_an_item_answers_alone_as_among_others_and_again(backend):
     together = answer(backend, *map(request, CATALOG.ids))
-    again = Extractive.learn(CATALOG, ENCODER, thin_words=10, min_similarity=0.1)
+    again = learned()
     assert again.settings == backend.settings
     for one in together[::9]:
         item_id = one.key.split()[1]
