@@ -14,7 +14,10 @@ from rich.text import Text
 if TYPE_CHECKING:
     from llm_tail.data.catalog import Catalog
     from llm_tail.evaluation.pareto import Choice
+    from llm_tail.neighbors.bridges import Bridges
+    from llm_tail.neighbors.communities import Communities
     from llm_tail.neighbors.graph import Related, Step
+    from llm_tail.neighbors.report import GraphReport
     from llm_tail.recommenders.hybrid import Explanation
     from llm_tail.workspace import Workspace
     from llm_tail.workspace.adapters import AdapterInfo
@@ -87,6 +90,34 @@ def related_table(workspace: Workspace, related: Iterable[Related]) -> Table:
         title = Text(workspace.catalog.title(tie.item_id))
         table.add_row(str(number), f"{tie.weight:.3f}", title, Text(way + via), Text(tie.item_id))
     return table
+
+
+def graph_report(
+    workspace: Workspace, report: GraphReport, groups: Communities, bridges: Bridges | None, k: int = 20
+) -> RenderableType:
+    """Return what the graph looks like as a whole: ties, the largest communities, and what leads from head to tail."""
+    ties = _table("Ties", *((name, "right") for name in ("edges", "items", "mean", "median", "most")), first="relation")
+    for name, one in report.degrees.items():
+        ties.add_row(
+            words(name), f"{one.edges:,}", f"{one.n_tied:,}", f"{one.mean:.1f}", f"{one.median:g}", f"{one.most:,}"
+        )
+    named = _table("Communities", ("items", "right"))
+    named.add_column("words that tell it from the others", ratio=1)
+    for number, (name, size) in enumerate(zip(groups.names[:k], groups.sizes[:k].tolist(), strict=True)):
+        named.add_row(str(number), f"{size:,}", Text(name))
+    parts: list[RenderableType] = [Text(str(report)), Text(), ties, Text(), named]
+    if bridges is not None and bridges.ties:
+        over = _table("Bridges from head to tail", ("share", "right"))
+        for column in ("head", "tied by", "tail"):
+            over.add_column(column, ratio=1, no_wrap=True, overflow="ellipsis")
+        title = workspace.catalog.title
+        for number, bridge in enumerate(bridges.ties, 1):
+            by = words(bridge.relation) + (f": {bridge.value}" if bridge.value else "")
+            over.add_row(
+                str(number), f"{bridge.share:.2%}", Text(title(bridge.head)), Text(by), Text(title(bridge.tail))
+            )
+        parts += [Text(), Text(repr(bridges)), over]
+    return Group(*parts)
 
 
 def path_text(workspace: Workspace, steps: Sequence[Step]) -> Text:
