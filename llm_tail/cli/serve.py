@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from llm_tail.config import ServeConfig
     from llm_tail.service.service import Service
 
+SWITCH_INTERVAL = 0.001  # seconds after which a thread that computes lets the one that answers go on
 LONGEST_GOODBYE = 10  # seconds that questions under way have when the service is told to stop
 
 
@@ -40,6 +42,7 @@ def serve(
     """
     # On one short text, threads that wait for each other are slower than one; read when numpy and torch are loaded.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.setswitchinterval(SWITCH_INTERVAL)
     given = {"host": host, "port": port, "api_key_env": api_key_env, "insist": insist or None}
     changes = [f"serve.{name}={_toml(value)}" for name, value in given.items() if value is not None]
     overrides = [*(overrides or ()), *changes]
