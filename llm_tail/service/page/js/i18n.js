@@ -77,7 +77,7 @@ export const WORDS = {
   "reason.similar": ["alike in words", "文本相似"],
   "reason.taken": ["taken by the same people", "被同一批人选过"],
   "reason.both": ["{n} {n|person|people} took both", "{n} 人两者都选过"],
-  "reason.with": ["goes with {title}", "与《{title}》相配"],
+  "reason.with": ["goes with {title}", "与“{title}”相配"],
   "reason.via": ["via {title}", "经由 {title}"],
   "reason.same": ["same {relation}", "相同的 {relation}"],
   "reason.value": ["same {relation}: {value}", "相同的 {relation}：{value}"],

@@ -1,6 +1,6 @@
 /** The frame around the views: the bar, the address, theme and language, focus and titles. */
 
-import { hasKey, info, whenKeyIsMissing } from "./api.js";
+import { hasKey, info, Problem, whenKeyIsMissing } from "./api.js";
 import { find, h, replace, s } from "./dom.js";
 import { language, LANGUAGES, speak, t } from "./i18n.js";
 import { findBox } from "./parts/find.js";
@@ -29,6 +29,7 @@ const VIEWS = {
 
 const THEMES = ["auto", "light", "dark"];
 const THEME = "llm-tail-theme";
+const AHEAD_MS = 1500; // the other views are fetched then, so that a service that is gone for a while is no wall
 
 /** @type {AbortController} */
 let present = new AbortController();
@@ -97,6 +98,7 @@ async function visit() {
   const mine = (present = new AbortController());
   const { view, id, query } = parse(location.hash);
   const main = find("#main");
+  const place = location.hash;
   const slow = setTimeout(() => replace(main, waiting(6)), 160);
   for (const a of document.querySelectorAll("nav [data-view]")) {
     if (a.getAttribute("data-view") === view) a.setAttribute("aria-current", "page");
@@ -107,7 +109,7 @@ async function visit() {
   try {
     const load = VIEWS[view];
     if (!load) shown = { title: t("trouble.view"), body: lost() };
-    else shown = await (await load()).show({ id, query, signal: mine.signal });
+    else shown = await (await load().catch(gone)).show({ id, query, signal: mine.signal });
   } catch (error) {
     shown = { title: t("trouble.wrong"), body: h("div", {}, h("h1.sr", {}, t("trouble.wrong")), trouble(error, () => void visit())) };
   }
@@ -116,6 +118,7 @@ async function visit() {
   main.classList.toggle("wide", Boolean(shown.wide));
   document.body.classList.toggle("full", Boolean(shown.wide));
   replace(main, shown.body);
+  main.dataset.place = place; // what is shown, for whoever waits for it
   document.title = shown.title === "llm_tail" ? "llm_tail" : `${shown.title} · llm_tail`;
   shown.ready?.();
   if (first) performance.mark("llm-tail-shown");
@@ -123,7 +126,13 @@ async function visit() {
     restoreDepth(mine.signal);
     arrive(shown.title);
   }
+  if (first) setTimeout(() => Object.values(VIEWS).forEach((load) => load().catch(() => {})), AHEAD_MS);
   first = false;
+}
+
+/** @param {unknown} error a view's file could not be had @returns {never} */
+function gone(error) {
+  throw new Problem("gone", error instanceof Error ? error.message : "");
 }
 
 /** @param {string} title where the reader has come to */

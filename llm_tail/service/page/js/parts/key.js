@@ -27,7 +27,7 @@ function show(wrong) {
     );
     const dialog = /** @type {HTMLDialogElement} */ (
       h("dialog", { "aria-labelledby": "key-title" },
-        h("form", { method: "dialog", onsubmit: () => finish(input.value) },
+        h("form", { onsubmit: (/** @type {Event} */ event) => { event.preventDefault(); finish(input.value); } },
           h("h2", { id: "key-title" }, t("key.title")),
           h("p.note", {}, t("key.lead")),
           wrong && h("p.alert", { id: "key-wrong" }, t("key.wrong")),

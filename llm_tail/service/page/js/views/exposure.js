@@ -51,7 +51,7 @@ function curve(points) {
     ticks.map((at) => s("text.tick", { x: -8, y: (1 - at) * SIDE + 4, "text-anchor": "end" }, percent(at))),
     ticks.map((at) => s("text.tick", { x: at * SIDE, y: SIDE + 18, "text-anchor": "middle" }, percent(at))),
     s("path.even", { d: `M0 ${SIDE}L${SIDE} 0` }),
-    s("text.tick", { x: SIDE * 0.62, y: SIDE * 0.37, transform: `rotate(-45 ${SIDE * 0.62} ${SIDE * 0.37})`, "text-anchor": "middle" }, t("exposure.even")),
+    s("text.tick", { x: SIDE * 0.62, y: SIDE * 0.37, dy: -8, transform: `rotate(-45 ${SIDE * 0.62} ${SIDE * 0.38})`, "text-anchor": "middle" }, t("exposure.even")),
     s("path.area", { d: `${path}L${SIDE} ${SIDE}L0 ${SIDE}Z` }),
     s("path.line", { d: path }),
     s("text.tick", { x: SIDE / 2, y: SIDE + 38, "text-anchor": "middle" }, t("exposure.x")));
