@@ -32,7 +32,7 @@ _FORBIDDEN = {
     "a rating": (
         r"\b\d([.,]\d)?\s?(/\s?(5|10)\b|stars?\b|out of (5|10|five|ten)\b)|\b(five|four)[- ]star\b"
         r"|\b\d[\d,.]*k?\+? (reviews|ratings|copies sold|units sold)\b"
-        r"|评分|[\d一二三四五]\s?星(?!期|级酒店|球|座)|\d\s?(条|个)评[价论]"
+        r"|评分|[\d一二三四五]\s?星(级?好评|推荐)|\d\s?(条|个)评[价论]"
     ),
     "an id": r"\bisbn\b|\b97[89][- ]?\d[\d -]{8,}\d\b|\bB0[0-9A-Z]{8}\b|\basin\b|\bsku\b",
     "a link": r"https?://|\bwww\.|\b[\w-]+\.(com|org|net|cn)\b",
@@ -43,7 +43,7 @@ _BOILERPLATE = (
     r"|\b(ignore|disregard|forget) (all|any|the|my|your|previous|above|prior|everything)\b.{0,40}"
     r"\b(instructions?|rules?|prompts?|above|before)\b|\bsystem prompt\b"
     r"|\blorem ipsum\b|\bno (description|information|data|summary) (is )?(available|provided|given)\b|\bn/a\b"
-    r"|\b(something|a must[- ]have|perfect|great) for (everyone|anyone|any occasion)\b|</?(data|candidates|history)>"
+    r"|\b(something|must[- ]have|perfect|great)( \w+){0,2} for (everyone|anyone|any occasion)\b|</?(data|candidates|history)>"
     r"|作为(一个|一名)?.{0,6}(人工智能|语言模型|ai)|(很)?抱歉，?(我)?(无法|不能)|无法(提供|回答|完成)"
     r"|忽略(以上|之前|上述|前面)|暂无(描述|简介|信息)|没有(提供)?(任何)?(描述|信息)"
 )
@@ -227,7 +227,7 @@ def _tokens(text: str) -> list[str]:
 
 def _stem(word: str) -> str:
     """Return a word without its ending: enough to find *pans* by *pan*."""
-    return word if len(word) < 5 else re.sub(r"(ies|es|s|ing|ed|ly|y)$", "", word)
+    return word if len(word) < 4 else re.sub(r"(ies|es|s|ing|ed|ly|y|e)$", "", word)
 
 
 @cache

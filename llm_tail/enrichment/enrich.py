@@ -8,7 +8,7 @@ point loses nothing that came.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -212,9 +212,9 @@ class _Work:
             return
         self.backend.check()
         with Bar("enriching", n_open + self.n_wrong) as bar:
-            self._run(((request, False) for request in self._open()), bar, n_open)
+            self._run(lambda: ((request, False) for request in self._open()), bar, n_open)
             if self.n_wrong and not self.spent_out:
-                self._run(((request, True) for request in self._wrong()), bar, self.n_wrong)
+                self._run(lambda: ((request, True) for request in self._wrong()), bar, self.n_wrong)
 
     def _count(self) -> int:
         """Return how many questions are open; count those answered wrongly, and those that a kill left unsure."""
@@ -230,14 +230,19 @@ class _Work:
         self.n_wrong, self.n_unsure = len(wrong), len(unsure)
         return len(open_keys)
 
-    def _run(self, source: Iterator[tuple[Request, bool]], bar: Bar, n_all: int) -> None:
-        n_left = n_all
-        for reply in self.backend.answer(self._fed(source)):
-            request, mends = self._under_way.pop(reply.key)
-            self._judge(request, reply, self.ledger.comes(reply), mends)
-            self.n_new += 1
-            n_left -= 1
-            bar.advance(note=self.ledger.told(n_left))
+    def _run(self, source: Callable[[], Iterator[tuple[Request, bool]]], bar: Bar, n_all: int) -> None:
+        """Ask a source's questions; again where the worst case filled the budget and the replies took less of it."""
+        n_left, n_before = n_all, -1
+        while n_before < self.n_new:
+            self.spent_out, n_before = False, self.n_new
+            for reply in self.backend.answer(self._fed(source())):
+                request, mends = self._under_way.pop(reply.key)
+                self._judge(request, reply, self.ledger.comes(reply), mends)
+                self.n_new += 1
+                n_left -= 1
+                bar.advance(note=self.ledger.told(n_left))
+            if not self.spent_out:
+                return
 
     def _fed(self, source: Iterator[tuple[Request, bool]]) -> Iterator[Request]:
         """Yield requests as long as the budget lasts, each written down before it leaves."""

@@ -39,6 +39,12 @@ class _Body(NamedTuple):
     tokens_out: int
 
 
+class _Failure(NamedTuple):
+    why: str
+    pause: float  # seconds
+    for_all: bool = False
+
+
 class OpenAiBackend:
     """Asks a server that speaks OpenAI's chat API.
 
@@ -118,19 +124,9 @@ class OpenAiBackend:
         MissingExtraError
             If ``openai`` is not installed.
         """
-        client = self._client
-        import openai
-
-        try:
-            models = [model.id for model in client.models.list(timeout=min(self.config.timeout, 20.0))]
-        except openai.APIConnectionError as error:
-            raise BackendError(self._not_there(error)) from None
-        except openai.APIStatusError as error:
-            if error.status_code in (401, 403):
-                raise self._refused(error) from None
-            return  # not every server lists its models
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
-            return
+        models, problem = self._models()
+        if problem is not None:
+            raise problem
         if models and self.model not in models:
             near = closest(self.model, models, 3)
             shown = ", ".join(near or models[:5])
@@ -138,6 +134,23 @@ class OpenAiBackend:
                 f"the server at {self.address} has no model {self.model!r}; "
                 f"{'the closest are' if near else 'it has'}: {shown}; set [enrichment] model"
             )
+
+    def _models(self) -> tuple[list[str], LlmTailError | None]:
+        """Return the models that the server lists, empty where it lists none, or what is wrong.
+
+        Errors are raised outside of the block that caught the library's: what that says may hold the key.
+        """
+        client = self._client
+        import openai
+
+        try:
+            return [model.id for model in client.models.list(timeout=min(self.config.timeout, 20.0))], None
+        except openai.APIConnectionError as error:
+            return [], BackendError(self._not_there(error))
+        except openai.APIStatusError as error:
+            return [], self._refused(error) if error.status_code in (401, 403) else None
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+            return [], None
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Yield replies as they come; up to ``in_flight`` requests are under way.
@@ -188,47 +201,55 @@ class OpenAiBackend:
 
     def _one(self, request: Request) -> Reply:
         """Ask until there is an answer, a refusal, or no patience left."""
-        import openai
-
-        stop, why = self._stop, ""
+        stop, why, n_failed = self._stop, "", 0
         tokens = int(sum(len(m["content"].encode()) for m in request.messages) / BYTES_PER_TOKEN) + request.max_tokens
-        n_failed = 0
         while n_failed <= self.config.retries and not stop.is_set():
             self._pace.wait(tokens)
             if stop.is_set():
                 break
-            form, left_out = self._form, set(self._left_out)
-            try:
-                body = self._ask(request, form, left_out)
-            except openai.BadRequestError as error:
-                if self._give_in(error, form, left_out):
-                    continue
-                return self._set_aside(request, error)
-            except openai.RateLimitError as error:
-                if "insufficient_quota" in str(error):
-                    raise self._refused(error) from None
-                why = self._clean(str(error))
-                self._pace.close(_pause(n_failed, error.response.headers))
-            except openai.APIConnectionError as error:  # and its child, the time-out
-                why = self._not_there(error)
-                stop.wait(_pause(n_failed, {}))
-            except openai.APIStatusError as error:
-                if error.status_code not in (408, 409, 425) and error.status_code < 500:
-                    raise self._refused(error) from None
-                why = self._clean(str(error))
-                stop.wait(_pause(n_failed, error.response.headers))
-            except (_BrokenBody, openai.OpenAIError) as error:
-                why = self._clean(str(error)) or type(error).__name__
-                stop.wait(_pause(n_failed, {}))
-            else:
+            came = self._try(request, n_failed)
+            if isinstance(came, _Body):
                 with self._lock:
                     self._n_answered, self._n_silent = self._n_answered + 1, 0
-                self._pace.correct(body.tokens_in + body.tokens_out - tokens)
-                return Reply(request.key, body.text, body.error, body.tokens_in, body.tokens_out)
-            n_failed += 1
-        if not stop.is_set():
-            self._is_it_silent(why)
+                self._pace.correct(came.tokens_in + came.tokens_out - tokens)
+                return Reply(request.key, came.text, came.error, came.tokens_in, came.tokens_out)
+            if isinstance(came, LlmTailError):
+                raise came
+            if isinstance(came, Reply):
+                return came
+            if came is not None:  # not so where the server only wants to be asked in another way
+                why, pause, for_all = came
+                n_failed += 1
+                if n_failed <= self.config.retries:
+                    if for_all:
+                        self._pace.close(pause)
+                    else:
+                        stop.wait(pause)
+        if not stop.is_set() and (problem := self._is_it_silent(why)) is not None:
+            raise problem
         return Reply(request.key, error=why or "the run was stopped before it was answered", passing=True)
+
+    def _try(self, request: Request, n_failed: int) -> _Body | Reply | LlmTailError | _Failure | None:
+        """Ask once; return what came, in our own words, since those of the library may hold the key."""
+        import openai
+
+        form, left_out = self._form, set(self._left_out)
+        try:
+            return self._ask(request, form, left_out)
+        except openai.BadRequestError as error:
+            given_in = self._give_in(error, form, left_out)
+            if isinstance(given_in, LlmTailError):
+                return given_in
+            return None if given_in else self._set_aside(request, error)
+        except openai.APIConnectionError as error:  # and its child, the time-out
+            return _Failure(self._not_there(error), _pause(n_failed, {}))
+        except openai.APIStatusError as error:
+            status, headers = error.status_code, error.response.headers
+            if "insufficient_quota" in str(error) or (status not in (408, 409, 425, 429) and status < 500):
+                return self._refused(error)
+            return _Failure(self._clean(str(error)), _pause(n_failed, headers), status == 429)
+        except (_BrokenBody, openai.OpenAIError) as error:
+            return _Failure(self._clean(str(error)) or type(error).__name__, _pause(n_failed, {}))
 
     def _ask(self, request: Request, form: int, left_out: set[str]) -> _Body:
         options: dict[str, Any] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
@@ -274,7 +295,7 @@ class OpenAiBackend:
 
     # ---- what goes wrong
 
-    def _give_in(self, error: Any, form: int, left_out: set[str]) -> bool:
+    def _give_in(self, error: Any, form: int, left_out: set[str]) -> bool | ConfigError:
         """Ask for less where the server has refused a parameter; False where it refused something else."""
         said = self._clean(str(error)).lower()
         with self._lock:
@@ -282,7 +303,7 @@ class OpenAiBackend:
                 return True  # another thread has given in already
             if any(word in said for word in ("response_format", "json_schema", "guided", "grammar", "json_object")):
                 if form + 1 == len(self._forms):
-                    raise ConfigError(
+                    return ConfigError(
                         f"the server at {self.address} refuses the form of the answer ({_short(said)}); set "
                         '[enrichment] structured to "auto" or "none"'
                     )
@@ -295,23 +316,25 @@ class OpenAiBackend:
                     return True
         return False
 
-    def _set_aside(self, request: Request, error: Any) -> Reply:
-        """Return a reply without an answer; raise where the server has refused everything so far."""
+    def _set_aside(self, request: Request, error: Any) -> Reply | BackendError:
+        """Return a reply without an answer, or an error where the server has refused everything so far."""
         why = f"the server refused this request: {_short(self._clean(str(error)))}"
         with self._lock:
             self._n_refused += 1
-            if not self._n_answered and self._n_refused >= MOST_REFUSED:
-                raise BackendError(f"the server at {self.address} refuses every request; the last time: {why}")
-        return Reply(request.key, error=why)
+            hopeful = self._n_answered > 0  # else it may be the server's way with all of them
+            if not hopeful and self._n_refused >= MOST_REFUSED:
+                return BackendError(f"the server at {self.address} refuses every request; the last time: {why}")
+        return Reply(request.key, error=why, passing=not hopeful)
 
-    def _is_it_silent(self, why: str) -> None:
+    def _is_it_silent(self, why: str) -> BackendError | None:
         with self._lock:
             self._n_silent += 1
-            if self._n_silent >= max(3, self.config.in_flight):
-                raise BackendError(
-                    f"{self._n_silent} requests in a row failed {self.config.retries + 1} times each; the last time: "
-                    f"{_short(why)}; what was answered is kept, and the same command goes on from there"
-                )
+            if self._n_silent < max(3, self.config.in_flight):
+                return None
+        return BackendError(
+            f"{self._n_silent} requests in a row failed {self.config.retries + 1} times each; the last time: "
+            f"{_short(why)}; what was answered is kept, and the same command goes on from there"
+        )
 
     def _refused(self, error: Any) -> LlmTailError:
         status, said = error.status_code, _short(self._clean(str(error)))

@@ -85,7 +85,7 @@ class Attributes(Answer):
 class Summary(Answer):
     """An item in plain language."""
 
-    summary: Annotated[str, _words(20, 1200)]
+    summary: Annotated[str, _words(8, 1200)]
     confidence: Confidence
 
 
@@ -130,7 +130,7 @@ class Relations(Answer):
 class Profile(Answer):
     """What a person's history says of them."""
 
-    profile: Annotated[str, _words(20, 1200)]
+    profile: Annotated[str, _words(8, 1200)]
     likes: Annotated[list[Annotated[str, _words(1, 60)]], Field(max_length=12)]
     confidence: Confidence
 

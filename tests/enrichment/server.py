@@ -83,9 +83,14 @@ FAULTS = {
     "empty": lambda text, answer: "",
     "no-words": lambda text, answer: json.dumps({**answer, "summary": "ok"}),
     "french": lambda text, answer: json.dumps(
-        {"summary": "Une histoire calme pour les gens qui aiment prendre leur temps avec un bon livre.", "confidence": 1}
+        {
+            "summary": "Une histoire calme pour les gens qui aiment prendre leur temps avec un bon livre.",
+            "confidence": 1,
+        }
     ),
-    "chinese": lambda text, answer: json.dumps({"summary": "这是一个安静的故事，适合慢慢读的人。" * 2, "confidence": 1}),
+    "chinese": lambda text, answer: json.dumps(
+        {"summary": "这是一个安静的故事，适合慢慢读的人。" * 2, "confidence": 1}
+    ),
     "price": lambda text, answer: json.dumps(
         {"summary": "A quiet story for those who have time, and only $4.99 in the shop today.", "confidence": 1}
     ),
@@ -194,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
         title = str(data_of(body["messages"]).get("data", {}).get("title", ""))
         with mind.lock:
             mind.log.append(body)
-            mind.headers.append(dict(self.headers))
+            mind.headers.append({name.lower(): value for name, value in self.headers.items()})
             known = mind.memory.get(name) if mind.knows_keys else None
         if known is not None:
             return self.send(200, known)
@@ -238,14 +243,21 @@ class Handler(BaseHTTPRequestHandler):
         return self.send(200, value)
 
 
+class Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request, client_address):
+        """Say nothing: clients that hang up are what is tested."""
+
+
 class Server:
     """Runs a mind on a free port in threads; ``with Server(Scripted()) as server: server.address``."""
 
     def __init__(self, mind=None, port=0):
         self.mind = mind or Scripted()
         handler = type("Handler", (Handler,), {"mind": self.mind})
-        self.http = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self.http.daemon_threads = True
+        self.http = Listener(("127.0.0.1", port), handler)
         self.address = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
     def __enter__(self):
