@@ -1,0 +1,111 @@
+"""How the hybrid's fit grows with the catalogue, and how fast it answers: made data of any size.
+
+People, tastes and popularity as in `factors_scale`, ten events a person and ten times as many events as items; an
+item's vector is that of its taste with noise around it. Each size runs in a process of its own, so that its memory is
+known::
+
+    python -m tests.benchmarks.hybrid_scale --items 10000 100000
+    python -m tests.benchmarks.hybrid_scale --items 1000000 --dim 128 --plot growth.png
+
+Prints a markdown table: how ID embeddings were solved for, seconds and peak memory of the fit, people a second in batch
+(k = 20, all scores), and by the serving index the median and the 99th percentile of one person, with the share of the
+first 20 that it has in common with all scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks.factors_scale import N_TASTES, make, peak_gb
+
+COLUMNS = ("items", "events", "solution", "fit s", "peak GB", "people/s", "ready s", "one: ms", "p99 ms", "shared")
+
+
+def main() -> None:
+    """Measure each size and print a line for it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--dim", type=int, default=384, help="width of the text vectors")
+    parser.add_argument("--rank", type=int, help="directions of the low-rank solution")
+    parser.add_argument("--asked", type=int, default=300, help="people asked in batch, and one by one")
+    parser.add_argument("--serve", type=int, default=256, help="width of the serving index; 0 leaves it out")
+    parser.add_argument("--plot", type=Path, help="draw seconds and memory over the size")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(arguments)))
+        return
+    print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}", flush=True)
+    rows = []
+    for n in arguments.items:
+        words = [sys.executable, "-m", "tests.benchmarks.hybrid_scale", "--child", "--items", str(n)]
+        for name in ("dim", "rank", "asked", "serve"):
+            if (value := getattr(arguments, name)) is not None:
+                words += [f"--{name}", str(value)]
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print("| " + " | ".join(str(rows[-1].get(name, "")) for name in COLUMNS) + " |", flush=True)
+    if arguments.plot:
+        draw(rows, arguments.plot)
+
+
+def measure(arguments: argparse.Namespace) -> dict:
+    """Fit one size and ask it."""
+    import llm_tail as lt
+
+    (n,) = arguments.items
+    train, held = make(n, 10 * n)
+    rng = np.random.default_rng(1)
+    tastes = rng.standard_normal((N_TASTES, arguments.dim)).astype(np.float32)
+    vectors = tastes[np.arange(n) % N_TASTES]  # `make` gives item i the taste i mod N_TASTES
+    vectors += 1.5 * rng.standard_normal(vectors.shape, dtype=np.float32)
+    embeddings = lt.Embeddings(train.items, vectors)
+    del vectors
+    settings = {} if arguments.rank is None else {"rank": arguments.rank}
+    started = time.perf_counter()
+    hybrid = lt.HybridRecommender(settings).fit(train, embeddings, validation=held)
+    row = {"items": f"{n:,}", "events": f"{len(train):,}", "fit s": round(time.perf_counter() - started, 1)}
+    row |= {"solution": type(hybrid._collaborative).__name__, "peak GB": peak_gb()}
+    people = [train.users[int(u)] for u in rng.choice(len(train.users), arguments.asked, replace=False)]
+    started = time.perf_counter()
+    hybrid.recommend(people, k=20)
+    row["people/s"] = round(len(people) / (time.perf_counter() - started), 1)
+    if arguments.serve:
+        started = time.perf_counter()
+        index = hybrid.to_index(dim=arguments.serve)
+        row["ready s"] = round(time.perf_counter() - started, 1)
+        took = []
+        for user in people:
+            started = time.perf_counter()
+            index.recommend([user], k=20)
+            took.append(1000 * (time.perf_counter() - started))
+        row |= {"one: ms": round(float(np.median(took)), 2), "p99 ms": round(float(np.percentile(took, 99)), 2)}
+        row["shared"] = f"{index.measured['overlap_rescored']:.0%}"
+    return row
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Draw seconds and memory over the number of items, both on logarithmic scales."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for axis, name in zip(axes, ("fit s", "peak GB"), strict=True):
+        axis.loglog([int(r["items"].replace(",", "")) for r in rows], [r[name] for r in rows], marker="o")
+        axis.set(xlabel="items", ylabel=name)
+        axis.grid(visible=True, which="both", alpha=0.3)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
