@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import sys
@@ -10,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llm_tail.comparing import compared
 from llm_tail.errors import DataError, LlmTailError
-from llm_tail.show import explanation, items_table, path_text, related_table, segment_text
+from llm_tail.prompt import Completer, typing_aids
+from llm_tail.show import comparison, explanation, items_table, path_text, related_table, segment_text
 
 if TYPE_CHECKING:
     from llm_tail.workspace import Workspace
@@ -27,7 +29,10 @@ HELP = {
     "3": "the same for number 3 of the last list",
     ":related [ITEM]": "what is tied to the item, and by what",
     ":path A B": "the strongest chain of ties from one item to another",
+    ":walk [ITEM]": "where a random walk along the ties leads",
+    ":compare A B": "two items side by side, with the neighbours and ties that they share",
     ":why [ITEM]": "who would get the item, and why",
+    ":where FILTER": "show only items that pass, such as brand = Acme; :where alone shows all again",
     ":segment head|tail|cold": "show only such items in lists; :segment alone shows all again",
     ":history A,B": "pretend to have taken these items",
     ":recommend": "what would be recommended for that history",
@@ -59,11 +64,16 @@ class Explorer:
         self.item: str | None = None
         self.history: list[str] = []
         self.segment: str | None = None
+        self.where: str | None = None
+        self._passing: set[str] | None = None  # the items that the filter lets through
         self.facts: dict[str, Any] = {}  # what the last answer says, for machines
         self._commands: dict[str, Callable[[str], RenderableType]] = {
             "related": self._related,
             "path": self._path,
             "why": self._why,
+            "where": self._where,
+            "walk": self._walk,
+            "compare": self._compare,
             "segment": self._segment,
             "history": self._take,
             "recommend": self._recommend,
@@ -76,15 +86,18 @@ class Explorer:
 
         For machines every answer is one line of JSON, and nothing else is written.
         """
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  (gives `input` its history and its arrow keys)
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")  # bytes that are no text are words that nothing is near to
         catalog = self.workspace.catalog
         _ = self.workspace.index, self.workspace.segments  # what is missing is said before the first question
         if not as_json:
             self.console.print(Text(f"{len(catalog):,} items. Type some words, an item id, or :help."))
-        prompt = PROMPT if sys.stdin.isatty() and not as_json else ""
+        if not sys.stdin.isatty() or as_json:
+            return self._converse("", as_json)
+        with typing_aids(self.workspace.folder, Completer(catalog, list(self._commands))):
+            return self._converse(PROMPT, as_json)
+
+    def _converse(self, prompt: str, as_json: bool) -> None:
         while True:
             try:
                 line = input(prompt)
@@ -115,7 +128,7 @@ class Explorer:
             if line.startswith(":"):
                 word, _, rest = line[1:].partition(" ")
                 return self._command(word)(rest.strip())
-            if line in self.workspace.catalog or line.isdecimal():
+            if line in self.workspace.catalog or line.isdecimal() or self._titled(line):
                 return self._show(self._item(line))
             return self._near(line)
         except LlmTailError as error:
@@ -140,16 +153,28 @@ class Explorer:
             if not 1 <= int(text) <= len(self.shown):
                 raise DataError(f"the last list has {len(self.shown)} items; there is no number {text}")
             text = self.shown[int(text) - 1]
+        if text not in self.workspace.catalog:
+            text = self._titled(text) or text
         self.workspace.catalog.ids.row(text)  # an unknown id is told with the closest ones
         self.item = text
         return text
 
+    def _titled(self, text: str) -> str | None:
+        """Return the first item of that title; None where there is none."""
+        titles = self.workspace.catalog.table["title"]
+        row = pc.index(pc.utf8_lower(titles), text.strip().lower()).as_py() if text.strip() else -1
+        return self.workspace.catalog.ids[row] if row >= 0 else None
+
+    def _kept(self, item_id: str) -> bool:
+        return self._passing is None or item_id in self._passing
+
     def _listed(self, items: list[tuple[str, float]], value: str, title: str) -> RenderableType:
-        """Return a list of the chosen segment, and keep it so that its numbers can be used."""
-        segments = self.workspace.segments
-        if self.segment and segments is not None:
-            row = self.workspace.catalog.ids.row
-            items = [pair for pair in items if segments.name_of(row(pair[0])) == self.segment]
+        """Return a list of the chosen segment and filter, and keep it so that its numbers can be used."""
+        items = [pair for pair in items if self._kept(pair[0])]
+        if self.where:
+            title += f" where {self.where}"
+        if self.segment and self.workspace.segments is not None:
+            items = [pair for pair in items if self._in_segment(pair[0])]
             title += f" ({self.segment} only)"
         items = items[: self.k]
         self.shown = [item_id for item_id, _ in items]
@@ -159,8 +184,8 @@ class Explorer:
 
     @property
     def _n_asked(self) -> int:
-        """How many to ask for, so that enough are left of a segment."""
-        return self.k if self.segment is None else len(self.workspace.catalog)
+        """How many to ask for, so that enough are left of a segment and of what passes."""
+        return self.k if self.segment is None and self.where is None else len(self.workspace.catalog)
 
     def _near(self, text: str) -> RenderableType:
         return self._listed(list(self.workspace.similar(text, self._n_asked)), "similarity", f"Near {text!r}")
@@ -181,10 +206,41 @@ class Explorer:
         return Group(card, facts, words, self._listed(near, "similarity", "Nearest"))
 
     def _related(self, rest: str) -> RenderableType:
-        found = self.workspace.graph.related(self._item(rest), hops=2, k=self.k)
+        found = self.workspace.graph.related(self._item(rest), hops=2, k=self._n_asked)
+        found = [tie for tie in found if self._kept(tie.item_id) and self._in_segment(tie.item_id)][: self.k]
         self.shown = [tie.item_id for tie in found]
         self.facts["related"] = [asdict(tie) for tie in found]
         return related_table(self.workspace, found) if found else Text("nothing is tied to it")
+
+    def _in_segment(self, item_id: str) -> bool:
+        segments = self.workspace.segments
+        row = self.workspace.catalog.ids.row
+        return not self.segment or segments is None or segments.name_of(row(item_id)) == self.segment
+
+    def _walk(self, rest: str) -> RenderableType:
+        item_id = self._item(rest)
+        found = list(self.workspace.graph.walk(item_id, self._n_asked))
+        return self._listed(found, "share", f"A walk from {self.workspace.catalog.title(item_id)!r}")
+
+    def _where(self, rest: str) -> RenderableType:
+        if not rest:
+            self.where = self._passing = None
+            return Text("lists show all items")
+        from llm_tail.workspace.asking import passing as let_through
+
+        passing = let_through(self.workspace, rest)
+        self.where, self._passing = rest, set(passing)
+        self.facts["passing"] = len(passing)
+        return Text(f"{len(passing):,} of {len(self.workspace.catalog):,} items pass")
+
+    def _compare(self, rest: str) -> RenderableType:
+        ends = _names(rest)
+        if len(ends) != 2:
+            raise DataError("give two items by id or number: :compare A B, or :compare A, B where an id holds spaces")
+        told = compared(self.workspace, self._item(ends[0]), self._item(ends[1]), self.k)
+        self.facts["compare"] = told.to_dict()
+        self.shown = [item for item, _, _ in told.neighbors]
+        return comparison(self.workspace, told)
 
     def _path(self, rest: str) -> RenderableType:
         ends = _names(rest)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from llm_tail.comparing import Comparison
     from llm_tail.data.catalog import Catalog
     from llm_tail.evaluation.pareto import Choice
     from llm_tail.neighbors.bridges import Bridges
@@ -118,6 +119,25 @@ def graph_report(
             )
         parts += [Text(), Text(repr(bridges)), over]
     return Group(*parts)
+
+
+def comparison(workspace: Workspace, told: Comparison) -> RenderableType:
+    """Return two items side by side: what they say, how near they are, and what they have in common."""
+    title = workspace.catalog.title
+    sides = _table(None, first="")
+    for item_id in told.items:
+        sides.add_column(title(item_id), ratio=1, overflow="fold")
+    sides.add_row("id", *map(Text, told.items))
+    for name, (left, right) in told.fields.items():
+        sides.add_row(name, Text(left[:400]), Text(right[:400]))
+    lines: list[RenderableType] = [sides, Text(f"\ncosine {told.cosine:.3f}")]
+    if told.ties:
+        by = ", ".join(f"{words(name)} ({weight:.2f})" for name, weight in told.ties)
+        lines.append(Text(f"tied by {by}"))
+    for heading, rows in (("near both", told.neighbors), ("tied to both", told.tied)):
+        lines.append(Text(f"{heading}: {'nothing' if not rows else ''}", style="dim"))
+        lines += [Text(f"  {a:6.3f} {b:6.3f}  {title(item_id)}") for item_id, a, b in rows]
+    return Group(*lines)
 
 
 def path_text(workspace: Workspace, steps: Sequence[Step]) -> Text:

@@ -14,7 +14,7 @@ PACKAGE = Path(llm_tail.__file__).parent
 # From the top down: a module imports from its own floor and from those below it.
 FLOORS = [
     {"cli", "__main__"},
-    {"explore", "show", "plots", "service"},
+    {"explore", "prompt", "comparing", "show", "plots", "service"},
     {"workspace"},
     {"evaluation"},
     {"recommenders"},

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from llm_tail.explore import HELP, Explorer, Quit, _names
+from llm_tail.prompt import Completer, typing_aids
 from llm_tail.workspace import Workspace
 
 
@@ -131,3 +132,62 @@ def test_the_loop_ends_kindly(explorer, monkeypatch, end):
     explorer.loop()
     text = explorer.console.file.getvalue()
     assert "28 items" in text and "Frying pan" in text and text.rstrip().endswith("bye")
+
+
+def test_only_what_a_filter_lets_through(explorer):
+    assert "of 28 items pass" in said(explorer, ":where category = garden and brand = Halcyon")
+    passing = explorer.facts["passing"]
+    for line in ("something for the night sky", "k0", ":related k0", ":walk k0"):
+        said(explorer, line)
+        brands = [explorer.workspace.catalog[item].fields for item in explorer.shown]
+        assert all((b["category"], b["brand"]) == ("garden", "Halcyon") for b in brands)
+    assert "where category = garden" in said(explorer, "k0") and len(explorer.shown) == passing > 0
+    assert "cannot be read" in said(explorer, ":where category ~ garden") or "error" in explorer.facts
+    assert explorer.where is not None  # a wrong filter leaves the old one
+    assert "all items" in said(explorer, ":where") and len(explorer.shown) == passing
+    said(explorer, "k0")
+    assert len(explorer.shown) == 5
+
+
+def test_two_items_side_by_side(explorer):
+    text = said(explorer, ":compare k0 k1")
+    for word in ("Frying pan", "Bread knife", "cosine 0.", "tied by", "near both", "tied to both", "brand"):
+        assert word in text
+    told = explorer.facts["compare"]
+    assert told["items"] == ("k0", "k1") and told["fields"]["brand"] == ("Northwind", "Tailor & Sons")
+    assert all({item} & {"k0", "k1"} == set() for item, _, _ in told["neighbors"])
+    assert explorer.shown == [item for item, _, _ in told["neighbors"]]
+    assert "two items" in said(explorer, ":compare k0")
+    assert "cosine 1.000" in said(explorer, ":compare k0 k0")
+
+
+def test_a_walk_along_the_ties(explorer):
+    assert "A walk from 'Frying pan'" in said(explorer, ":walk k0") and len(explorer.shown) == 5
+
+
+def test_a_title_names_its_item(explorer):
+    assert "Frying pan" in said(explorer, "frying PAN").splitlines()[0] and explorer.item == "k0"
+    assert "k1" in said(explorer, ":compare Frying pan, bread knife")
+
+
+def test_lines_are_completed(explorer):
+    complete = Completer(explorer.workspace.catalog, list(explorer._commands))
+    assert complete.candidates(":rel") == [":related "] and ":why " in complete.candidates(":w")
+    assert complete.candidates("fry") == ["Frying pan"] and complete.candidates("K") == [f"k{n}" for n in range(7)]
+    assert complete.candidates(":compare k0, bre") == [":compare k0, Bread knife"]
+    assert complete.candidates(":path k") == [f":path k{n}" for n in range(7)]
+    assert complete.candidates("") == [] == complete.candidates("zzz")
+    assert [complete("k", n) for n in (0, 6, 7)] == ["k0", "k6", None]
+
+
+def test_lines_are_remembered(tmp_path, explorer):
+    readline = pytest.importorskip("readline")
+    completer = Completer(explorer.workspace.catalog, ["why"])
+    with typing_aids(tmp_path, completer):
+        readline.add_history(":related k0")
+        assert readline.get_completer() is completer
+    assert readline.get_completer() is not completer
+    with typing_aids(tmp_path, completer):
+        assert readline.get_history_item(1) == ":related k0"
+    with typing_aids(tmp_path / "not there", completer):
+        assert readline.get_current_history_length() == 0

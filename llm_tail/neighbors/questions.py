@@ -105,6 +105,10 @@ class Questions:
         way = strongest_path(self._along().whole(), start, end)
         return ItemPath(self._step(source, target) for source, target in pairwise(way))
 
+    def between(self, a: str, b: str) -> list[tuple[str, float]]:
+        """Return the relations that tie two items and their strengths in (0, 1], strongest first."""
+        return list(self._between(self.ids.row(a), self.ids.row(b)).items())
+
     def neighborhood(
         self, item_id: str, *, k: int = 30, hops: int = 2, relations: Sequence[str] | None = None
     ) -> Neighborhood:
