@@ -67,7 +67,8 @@ class HnswEngine(SlotEngine):
             return self._find_apart(queries, k, ef)
         if asked > k:
             slots, distances = slots[:, :k], distances[:, :k]
-        return slots, np.subtract(1.0, distances, out=distances)
+        np.subtract(1.0, distances, out=distances)
+        return slots, np.minimum(distances, 1.0, out=distances)  # a distance can be -1e-7
 
     def _find_apart(self, queries: Vectors, k: int, ef: int) -> tuple[Any, Similarities]:
         n = len(queries)

@@ -154,8 +154,9 @@ class NeighborIndex(KeptIndex):
         O(n_items) comparisons, in blocks of 64 MiB. With a filter: whichever is cheaper of comparing all items that
         pass, and of asking for so many more that k pass.
         """
-        k, queries = check_k(k), unit_vectors(vectors, "the queries", self.dim)
-        with self._living.lock.read():
+        living = self._living
+        k, queries = check_k(k), unit_vectors(vectors, "the queries", living.table.dim)
+        with living.lock.read():
             return self._find(queries, k, exclude_rows, where)
 
     def _find(
@@ -165,7 +166,8 @@ class NeighborIndex(KeptIndex):
         if exclude_rows is not None:
             exclude_rows = check_excluded(exclude_rows, len(queries), len(living.table))
         allowed = None if where is None else self._gate.allowed(where, living.table)
-        check_answer(len(queries), k, len(living.table))
+        if k > len(living.table):
+            check_answer(len(queries), k, len(living.table))
         return living.find(queries, k, exclude_rows, allowed)
 
     def near(self, vectors: ArrayLike, k: int = 10, *, where: Where | None = None) -> list[Neighbors]:
@@ -206,7 +208,10 @@ class NeighborIndex(KeptIndex):
             vector = np.asarray(item)
             if vector.ndim != 1:
                 raise DataError(f"the vector has shape {vector.shape}, expected ({self.dim},) or an item id")
-            return self.near(vector[None], k, where=where)[0]
+            k, queries = check_k(k), unit_vectors(vector[None], "the queries", self.dim)
+            with self._living.lock.read():
+                rows, similarities = self._find(queries, k, None, where)
+                return self._named(rows[0], similarities[0])
         k = check_k(k)
         with self._living.lock.read():
             row = np.array([self._living.table.row(item)])
@@ -245,8 +250,9 @@ class NeighborIndex(KeptIndex):
         return unit_vectors(self._living.table.floats(rows), "the items", self.dim)
 
     def _named(self, rows: Rows, similarities: Similarities) -> Neighbors:
-        found = rows >= 0
-        return Neighbors(tuple(self._living.table.names(rows[found])), similarities[found])
+        if rows[-1] < 0:
+            rows, similarities = rows[rows >= 0], similarities[rows >= 0]
+        return Neighbors(tuple(self._living.table.names(rows)), similarities)
 
     def attach(self, catalog: Catalog, segments: Segments | None = None) -> NeighborIndex:
         """Let filters in words look at the columns of a catalogue; return the index itself.

@@ -159,7 +159,7 @@ def _looked(table: ItemTable, engine: Engine, config: IndexConfig, ef: int = 0) 
         return sample.measure(search, config.ef)
     if ef:
         measured = sample.measure(search, ef)
-        if measured.recall >= config.recall_target:
+        if measured.at_least >= config.recall_target:
             return measured
     return tune(sample, search, config.recall_target)
 

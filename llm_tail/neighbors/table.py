@@ -74,7 +74,8 @@ class ItemTable:
 
     def names(self, rows: Rows) -> list[str]:
         """Return the ids of some rows."""
-        return list(map(str, self._names[rows]))
+        found: list[str] = self._names[rows].tolist()
+        return found
 
     def row(self, item_id: str) -> int:
         """Return the row of an item; an unknown one raises `UnknownIdError`."""

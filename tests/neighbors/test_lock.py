@@ -55,3 +55,24 @@ def test_an_error_inside_frees_it():
                 raise KeyError
         except KeyError:
             pass
+
+
+def test_readers_get_their_turn_between_the_changes_of_one_writer():
+    lock, asked, end = ReadWriteLock(), [], threading.Event()
+
+    def read():
+        while not end.is_set():
+            with lock.read():
+                asked.append(1)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    before = 0
+    for _ in range(50):
+        with lock.write():
+            before = len(asked)
+    end.set()
+    for reader in readers:
+        reader.join(timeout=10)
+    assert before > 20  # they were let in between
