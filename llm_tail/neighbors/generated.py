@@ -107,8 +107,8 @@ def without_generated(graph: ItemGraph) -> ItemGraph:
     return ItemGraph(graph.ids, matrices, titles=graph._titles, values=values, config=graph.config)
 
 
-def why_tied(enrichment: Enrichment, a: str, b: str) -> list[Generated]:
-    """Return the generated parts behind the ties of two items: what each was given alike, and what was said of both.
+def why_tied(enrichment: Enrichment, a: str, b: str, catalog: Catalog | None = None) -> list[Generated]:
+    """Return the generated parts behind the ties of two items: what both were given, and what was said of both.
 
     Parameters
     ----------
@@ -116,18 +116,24 @@ def why_tied(enrichment: Enrichment, a: str, b: str) -> list[Generated]:
         What the ties were made of.
     a, b : str
         Ids of the items.
+    catalog : Catalog, optional
+        Where one of the two may have by its own what the other was given.
 
     Notes
     -----
     One pass over the table. Each part tells its basis, confidence and provenance.
     """
     table = enrichment.table
-    either = pc.is_in(table[_ID], value_set=pa.array([a, b]))
-    parts = list(Enrichment(table.filter(either)))
+    parts = list(Enrichment(table.filter(pc.is_in(table[_ID], value_set=pa.array([a, b])))))
+    given = [p for p in parts if p.task == "attributes"]
+    held = {item: {(p.name, p.value.casefold()) for p in given if p.item_id == item} for item in (a, b)}
+    for name in {p.name for p in given} if catalog is not None else ():
+        for item in (a, b):
+            own = catalog[item].fields.get(name) if catalog is not None and item in catalog else None
+            held[item] |= {(name, str(one).casefold()) for one in (own if isinstance(own, list) else [own])}
+    shared = held[a] & held[b]
     said = [p for p in parts if p.task == "relations" and {p.item_id, p.target} == {a, b}]
-    held = [{(p.name, p.value.casefold()) for p in parts if p.task == "attributes" and p.item_id == i} for i in (a, b)]
-    shared = held[0] & held[1]
-    return said + [p for p in parts if p.task == "attributes" and (p.name, p.value.casefold()) in shared]
+    return said + [p for p in given if (p.name, p.value.casefold()) in shared]
 
 
 def _shared(

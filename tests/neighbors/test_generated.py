@@ -74,6 +74,8 @@ def test_why_two_items_are_tied_with_who_said_so():
     assert any(part.provenance.borrowed == ("emma",) for part in mood)
     assert {part.value for part in why_tied(ENRICHMENT, "persuasion", "dune")} == {"both are long", "read it first"}
     assert why_tied(ENRICHMENT, "pan", "persuasion") == []
+    guessed = why_tied(ENRICHMENT, "persuasion", "dune", CATALOG)[-1]
+    assert (guessed.item_id, guessed.name, guessed.value) == ("dune", "kind", "novel")
 
 
 def test_rare_names_share_a_relation():
