@@ -245,7 +245,7 @@ class OpenAiBackend:
             return _Failure(self._not_there(error), _pause(n_failed, {}))
         except openai.APIStatusError as error:
             status, headers = error.status_code, error.response.headers
-            if "insufficient_quota" in str(error) or (status not in (408, 409, 425, 429) and status < 500):
+            if error.code == "insufficient_quota" or (status not in (408, 409, 425, 429) and status < 500):
                 return self._refused(error)
             return _Failure(self._clean(str(error)), _pause(n_failed, headers), status == 429)
         except (_BrokenBody, openai.OpenAIError) as error:
