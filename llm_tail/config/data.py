@@ -21,7 +21,9 @@ class DataConfig(Settings):
     )
     item_columns: dict[str, str] = Field({}, description="Our item column names to the file's, where they differ.")
     interaction_columns: dict[str, str] = Field({}, description="Our interaction column names to the file's.")
-    positive: float | None = Field(None, description="Ratings below this are no positive sign and are left out.")
+    positive: float | None = Field(
+        None, description="Ratings below this are no positive sign and are left out; those of 0 or less if not given."
+    )
     min_user_events: int = Field(1, ge=1, description="People with fewer distinct items than this are left out.")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="Largest share of unreadable rows to go on with.")
 

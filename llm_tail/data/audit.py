@@ -84,6 +84,7 @@ class Figures:
     n_future_times: int
     n_early_times: int
     n_nan_weights: int
+    n_low_weights: int
     n_bad_rows: int
     n_cut_texts: int
     token_counts_estimated: bool
@@ -282,6 +283,7 @@ def _times(interactions: Interactions, now: float) -> dict[str, Any]:
         "n_early_times": int((times < 0).sum()),
         # Interactions refuse NaN, so what a file had of it is in the reader's account.
         "n_nan_weights": int(np.isnan(weights).sum()) + sum(n for reason, n in bad.items() if "rating" in reason),
+        "n_low_weights": int((weights <= 0).sum()),
     }
 
 
@@ -302,6 +304,11 @@ def _event_findings(interactions: Interactions, n_repeated: int, now: float) -> 
     if counts["n_nan_weights"]:
         text = f"{counts['n_nan_weights']:,} interactions have no usable rating; they were set aside"
         yield Finding("warning", "nan-weights", text)
+    if counts["n_low_weights"]:
+        text = f"{_of(counts['n_low_weights'], n, 'interaction')} with a weight of 0 or less"
+        yield Finding(
+            "note", "low-weights", f"{text}: no positive sign, left out unless [data] positive says otherwise"
+        )
 
 
 def _people_findings(sizes: NDArray[np.int64]) -> Iterable[Finding]:

@@ -243,10 +243,14 @@ class Interactions:
         )
 
     def positive(self, threshold: float | None) -> Interactions:
-        """Return the events whose weight is at least `threshold` (all where it is None or there are no weights)."""
-        if threshold is None or self.weights is None:
+        """Return the events whose weight is at least `threshold`; where it is None, those above 0: a return is no wish.
+
+        All where there are no weights.
+        """
+        if self.weights is None:
             return self
-        return self.where(self.weights >= threshold)
+        kept = self.weights > 0 if threshold is None else self.weights >= threshold
+        return self if kept.all() else self.where(kept)
 
     def distinct(self) -> Interactions:
         """Return one event for each (user, item): the first in time, else the first in the data."""
@@ -262,7 +266,10 @@ class Interactions:
         return np.lexsort(keys).astype(np.int64)
 
     def matrix(self) -> sp.csr_matrix:
-        """Return the binary matrix, shape (n_users, n_items), float32: 1 where the user took the item."""
+        """Return the binary matrix, shape (n_users, n_items), float32: 1 where the user took the item.
+
+        Every event counts, whatever its weight; `positive` leaves out those that are no positive sign.
+        """
         ones = np.ones(len(self), dtype=np.float32)
         matrix = sp.csr_matrix((ones, (self.user_rows, self.item_rows)), shape=(len(self.users), len(self.items)))
         matrix.sum_duplicates()

@@ -150,6 +150,16 @@ def test_what_a_reader_set_aside_is_told(tmp_path):
     assert found.of("nan-weights") is not None
 
 
+def test_returns_and_zeros_are_counted():
+    events = Interactions.from_pairs([("a", "i0", 3.0), ("a", "i1", 0.0), ("b", "i1", -2.0)])
+    found = audit(shop(), events)
+    assert found.figures.n_low_weights == 2
+    assert (
+        "2 of 3 interactions (66.7 %) with a weight of 0 or less: no positive sign" in found.of("low-weights").message
+    )
+    assert audit(shop(), fine()).of("low-weights") is None
+
+
 def test_people_with_few_items_are_counted():
     events = Interactions.from_pairs([*fine().to_frame().itertuples(index=False, name=None), ("new", "i0")])
     assert "1 of 11 people (9.1 %) has fewer than 3" in audit(shop(), events).of("short-histories").message

@@ -72,6 +72,10 @@ def test_weights_thresholds_and_empty_columns():
     assert events.weights.dtype == np.float32
     assert len(events.positive(4.0)) == 1
     assert events.positive(None) is events
+    returned = Interactions.from_pairs([("a", "x", 2.0), ("a", "y", 0.0), ("b", "x", -1.0)])
+    assert returned.positive(None).item_rows.tolist() == [0]
+    assert len(returned.positive(-1.0)) == 3
+    assert returned.matrix().nnz == 3
     assert len(Interactions.from_pairs([("a", "x"), ("b", "y")]).positive(9.0)) == 2
     assert Interactions.from_pairs([("a", "x", 2.0)]).weights.tolist() == [2.0]
     assert len(Interactions.from_pairs([])) == 0
