@@ -1,4 +1,4 @@
-/** The whole catalogue as typed arrays: asked for once, decoded once, shared by the views that draw it. */
+/** The whole catalogue as typed arrays: decoded once and shared by the views that draw it. */
 
 import { get } from "../api.js";
 import { SEGMENTS } from "../types.js";
@@ -13,16 +13,16 @@ import { SEGMENTS } from "../types.js";
  *   largest first
  */
 
-/** @type {Promise<Points> | null} */
-let asked = null;
+/** @type {{ answer: MapAnswer, decoded: Points } | null} */
+let last = null;
 
-/** @returns {Promise<Points>} */
-export function points() {
-  asked ??= get(["map"], {}, { fresh: true }).then(decodeMap).catch((error) => {
-    asked = null;
-    throw error;
-  });
-  return asked;
+/** @returns {Promise<Points>} asked for again after a while, since a newer run has another map */
+export async function points() {
+  const answer = await get(["map"]);
+  if (last && last.answer === answer) return last.decoded;
+  const decoded = decodeMap(answer);
+  last = { answer, decoded };
+  return decoded;
 }
 
 /**

@@ -15,6 +15,7 @@ import { PointCanvas } from "./points.js";
 const REACH = 12;
 const STEP = 90;
 const CLOSEST = 400;
+const LONGEST = 28; // letters of a name on the map
 
 export class MapPicture {
   /**
@@ -37,6 +38,7 @@ export class MapPicture {
     /** @type {Camera} */ this.camera = { x: 0, y: 0, scale: 1 };
     this.fitScale = 1;
     this.listed = 0;
+    /** @type {Map<number, string>} */ this.titles = new Map();
     this.started = false;
     const { signal } = what;
     new Gestures(canvas, {
@@ -212,6 +214,9 @@ export class MapPicture {
 
   /** @param {() => void} [done] */
   #draw(done) {
+    const { left, top, width, height } = this.grid.box; // what is in the middle stays within the points
+    this.camera.x = Math.max(left, Math.min(left + width, this.camera.x));
+    this.camera.y = Math.max(top, Math.min(top + height, this.camera.y));
     this.#name();
     this.what.hover(-1, 0, 0);
     this.picture.draw(this.camera, this.fitScale, () => {
@@ -219,24 +224,53 @@ export class MapPicture {
       const { x, y, scale } = this.camera;
       const zoom = scale / this.fitScale;
       const whole = Math.abs(zoom - 1) < 0.01;
-      this.what.rest(this.middle(this.listed), whole ? { x: "", y: "", zoom: "" } : { x: x.toPrecision(6), y: y.toPrecision(6), zoom: zoom.toPrecision(3) });
+      const place = { x: x.toPrecision(6), y: y.toPrecision(6), zoom: zoom.toPrecision(3) };
+      this.what.rest(this.middle(this.listed), whole ? { x: "", y: "", zoom: "" } : place);
     });
   }
 
-  /** Write the names of communities where they have room, the largest first. */
+  /**
+   * The points in sight, where they are few enough to be named one by one.
+   * @param {number} most
+   * @returns {number[]} none where there are more
+   */
+  inSight(most) {
+    const [left, top] = this.#place(0, 0);
+    const [right, bottom] = this.#place(this.picture.width, this.picture.height);
+    /** @type {number[]} */
+    const rows = [];
+    const { shown, kind } = this.picture;
+    this.grid.within(left, top, right, bottom, (row) => {
+      if (rows.length <= most && (!shown || shown[kind[row]])) rows.push(row);
+    });
+    return rows.length <= most ? rows : [];
+  }
+
+  /** Write titles beside points. @param {Map<number, string>} titles by row */
+  setTitles(titles) {
+    this.titles = titles;
+    this.#name();
+  }
+
+  /** Write titles and the names of communities where they have room: what is near first, then the largest. */
   #name() {
     const { width, height } = this.picture;
     /** @type {number[][]} */
     const taken = [];
-    const written = this.all.communities.flatMap(({ name, x, y }) => {
+    /** @param {string} look @param {string} name @param {number} x @param {number} y @param {number} down */
+    const write = (look, name, x, y, down) => {
       const left = (x - this.camera.x) * this.camera.scale + width / 2;
-      const top = (y - this.camera.y) * this.camera.scale + height / 2;
-      const half = Math.min(name.length, 28) * 4 + 8;
+      const top = (y - this.camera.y) * this.camera.scale + height / 2 + down;
+      const half = Math.min(name.length, LONGEST) * 4 + 8;
       if (left < half || top < 20 || left > width - half || top > height - 20) return [];
       if (taken.some(([x0, y0, w0]) => Math.abs(x0 - left) < w0 + half && Math.abs(y0 - top) < 26)) return [];
       taken.push([left, top, half]);
-      return [h("span", { dir: "auto", style: { translate: `calc(${left.toFixed(1)}px - 50%) calc(${top.toFixed(1)}px - 50%)` } }, name.length > 28 ? `${name.slice(0, 27)}…` : name)];
-    });
-    replace(this.labels, written);
+      const place = `calc(${left.toFixed(1)}px - 50%) calc(${top.toFixed(1)}px - 50%)`;
+      return [h(look, { dir: "auto", style: { translate: place } }, name.length > LONGEST ? `${name.slice(0, LONGEST - 1)}…` : name)];
+    };
+    const { x, y } = this.all;
+    const titles = [...this.titles].flatMap(([row, title]) => write("span.title", title, x[row], y[row], 18));
+    const communities = this.all.communities.flatMap((one) => write("span", one.name, one.x, one.y, 0));
+    replace(this.labels, titles, communities);
   }
 }

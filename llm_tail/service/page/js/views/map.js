@@ -18,6 +18,7 @@ import { zoomButtons } from "./surroundings.js";
 
 const MIDDLE = 8;
 const LISTED = 24;
+const TITLED = 60; // points in sight whose titles are written beside them
 
 /** @param {import("../main.js").Visit} visit @returns {Promise<import("../main.js").View>} */
 export async function show({ query, signal }) {
@@ -52,7 +53,10 @@ export async function show({ query, signal }) {
   /** @param {number[]} rows */
   async function list(rows) {
     const items = await names.of(rows);
-    if (!signal.aborted) replace(middle, items.map((item) => h("li", {}, itemName(item))));
+    if (signal.aborted) return;
+    replace(middle, items.map((item) => h("li", {}, itemName(item))));
+    const near = await names.of(picture.inSight(TITLED));
+    if (!signal.aborted) picture.setTitles(new Map(near.map(({ row, title }) => [row, title])));
   }
 
   /** @param {string} by */
@@ -67,7 +71,7 @@ export async function show({ query, signal }) {
   const by = all.communities.length && (query.get("by") === "community" || !layered) ? "community" : "segment";
   const panel = h("aside.panel", { "aria-label": t("map.panel") },
     h("h1", {}, t("map.title")),
-    h("p.note", { id: "map-kind" }, t("map.kind", { n: all.n, kind: all.kind.toUpperCase() })),
+    h("p.note", { id: "map-kind" }, t("map.kind", { n: all.n, kind: all.kind === all.kind.toLowerCase() ? all.kind.toUpperCase() : all.kind })),
     both && strip(t("map.colour"), [{ value: "segment", name: t("map.bySegment") }, { value: "community", name: t("map.byCommunity") }], by, colourBy),
     legend,
     h("section", { "aria-labelledby": "middle" }, h("h2", { id: "middle" }, t("map.middle")), middle));
