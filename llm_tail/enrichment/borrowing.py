@@ -98,29 +98,112 @@ def borrow_words(
     >>> [(loan.word, loan.lenders) for loan in found]
     [('sea', (1, 2)), ('whale', (1, 2))]
     """
-    if min(k, neighbors, min_lenders) < 1 or not -1 <= min_similarity <= 1:
-        given = f"k is {k}, neighbors {neighbors}, min_lenders {min_lenders}, min_similarity {min_similarity}"
-        raise ConfigError(f"{given}; expected at least 1 of the first three and a cosine")
-    if len(vectors) != len(texts):
-        raise DataError(f"{len(vectors)} vectors for {len(texts)} texts; expected one for each")
-    vectors = unit(vectors)
-    there = np.any(vectors != 0, axis=1)
-    lenders = np.arange(len(texts)) if lenders is None else np.unique(np.asarray(lenders, np.int64))
-    lenders = lenders[there[lenders]]
-    if not len(lenders) or not len(borrowers):
-        return [[] for _ in borrowers]
-    held, names, idf = _held_words(texts, lenders)
-    found: list[list[Loan]] = []
-    for start in range(0, len(borrowers), _BLOCK):
-        block = np.asarray(borrowers[start : start + _BLOCK], np.int64)
-        near, cosines = _asked(vectors, block, lenders, neighbors, min_similarity, search or nearest_blocks)
-        own = [set(words_of(texts[row])) for row in block]
-        found += _loans(near, cosines, held, names, idf, own, lenders, k, min_lenders)
-    return found
+    lending = Lending(texts, vectors, lenders, search=search)
+    return lending.lend(borrowers, k=k, neighbors=neighbors, min_lenders=min_lenders, min_similarity=min_similarity)
 
 
-def _held_words(texts: Sequence[str], lenders: Rows) -> tuple[sp.csr_matrix, list[str], NDArray[np.float64]]:
-    """Return which lender holds which word, shape (n_lenders, n_words), the words and their rarity."""
+class Lending:
+    """The lenders' words and vectors, gone through once, for those who ask part by part; see `borrow_words`.
+
+    Parameters
+    ----------
+    texts, vectors, lenders, search
+        As in `borrow_words`.
+
+    Notes
+    -----
+    Memory: 12 bytes for each distinct word of each lender's text, and the lenders' vectors once more.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], vectors: Floats, lenders: Rows | None = None, *, search: Search | None = None
+    ) -> None:
+        if len(vectors) != len(texts):
+            raise DataError(f"{len(vectors)} vectors for {len(texts)} texts; expected one for each")
+        self.texts, self.vectors, self.search = texts, unit(vectors), search or nearest_blocks
+        there = np.any(self.vectors != 0, axis=1)
+        rows = np.arange(len(texts)) if lenders is None else np.unique(np.asarray(lenders, np.int64))
+        self.rows = rows[there[rows]]
+        self._base = self.vectors if len(self.rows) == len(texts) else self.vectors[self.rows]
+        self._held, self._names = _held_words(texts, self.rows)
+        counts = np.bincount(self._held.indices, minlength=self._held.shape[1])
+        self._rarity = np.log((1 + len(self.rows)) / (1 + counts)) + 1
+
+    def lend(
+        self,
+        borrowers: Rows,
+        *,
+        k: int = 8,
+        neighbors: int = 10,
+        min_lenders: int = 3,
+        min_similarity: float = 0.4,
+    ) -> list[list[Loan]]:
+        """Return what `borrow_words` does, with the same parameters."""
+        if min(k, neighbors, min_lenders) < 1 or not -1 <= min_similarity <= 1:
+            given = f"k is {k}, neighbors {neighbors}, min_lenders {min_lenders}, min_similarity {min_similarity}"
+            raise ConfigError(f"{given}; expected at least 1 of the first three and a cosine")
+        borrowers = np.asarray(borrowers, np.int64)
+        if not len(self.rows):
+            return [[] for _ in borrowers]
+        found: list[list[Loan]] = []
+        for start in range(0, len(borrowers), _BLOCK):
+            block = borrowers[start : start + _BLOCK]
+            near, cosines = self._asked(block, neighbors, min_similarity)
+            found += self._loans(block, near, cosines, k, min_lenders)
+        return found
+
+    def _asked(self, borrowers: Rows, n: int, min_similarity: float) -> tuple[Rows, Floats]:
+        """Return places among the lenders and cosines of those that are asked; -1 and 0 where there is none."""
+        rows, cosines = self.search(self.vectors[borrowers], self._base, min(n + 1, len(self.rows)))
+        fit = (rows >= 0) & (cosines >= min_similarity) & (cosines > 0)
+        fit &= self.rows[np.maximum(rows, 0)] != borrowers[:, None]
+        fit &= np.cumsum(fit, axis=1) <= n  # one more was looked up, for where the borrower finds itself
+        return np.where(fit, rows, -1), np.where(fit, cosines, 0.0).astype(np.float32)
+
+    def _loans(self, borrowers: Rows, near: Rows, cosines: Floats, k: int, min_lenders: int) -> list[list[Loan]]:
+        """Return the loans of one block."""
+        line, place = np.nonzero(near >= 0)
+        shape = (len(near), self._held.shape[0])
+        asked = sp.csr_matrix((cosines[line, place], (line, near[line, place])), shape=shape)
+        one_each = sp.csr_matrix((np.ones_like(asked.data), asked.indices, asked.indptr), shape=shape)
+        weights, counts = (asked @ self._held).tocsr(), (one_each @ self._held).tocsr()  # (n_block, n_words)
+        weights.sort_indices()
+        counts.sort_indices()
+        taken: list[tuple[int, int, float, float]] = []  # of all borrowers: line, word, worth, similarity
+        for row, borrower in enumerate(borrowers):
+            part = slice(weights.indptr[row], weights.indptr[row + 1])
+            enough = counts.data[part] >= min_lenders
+            words, similar = weights.indices[part][enough].tolist(), weights.data[part][enough]
+            worth = np.round(similar * self._rarity[words], 5).tolist()
+            own = set(words_of(self.texts[borrower]))
+            order = sorted(range(len(words)), key=lambda one: (-worth[one], self._names[words[one]]))
+            lent = [one for one in order if self._names[words[one]] not in own][:k]
+            taken += [(row, words[one], worth[one], float(similar[one])) for one in lent]
+        return self._told(near, cosines, taken)
+
+    def _told(self, near: Rows, cosines: Floats, taken: list[tuple[int, int, float, float]]) -> list[list[Loan]]:
+        """Return loans with their lenders, by borrower."""
+        if not taken:
+            return [[] for _ in near]
+        lines = np.array([one[0] for one in taken], dtype=np.int64)
+        words = np.array([one[1] for one in taken], dtype=np.int64)
+        asked = near[lines]  # (n_loans, n_neighbors) places of lenders
+        holds = np.zeros(asked.shape, dtype=bool)
+        for slot in range(asked.shape[1]):
+            said = np.asarray(self._held[np.maximum(asked[:, slot], 0), words]).ravel() > 0
+            holds[:, slot] = said & (asked[:, slot] >= 0)
+        totals, best = cosines.sum(axis=1), np.zeros(len(near))
+        np.maximum.at(best, lines, [one[2] for one in taken])
+        found: list[list[Loan]] = [[] for _ in near]
+        for (line, word, worth, similar), places, held in zip(taken, asked, holds, strict=True):
+            who = tuple(self.rows[places[held]].tolist())
+            weight, share = round(worth / best[line], 4), round(similar / float(totals[line]), 4)
+            found[line].append(Loan(self._names[word], float(weight), min(share, 1.0), who))
+        return found
+
+
+def _held_words(texts: Sequence[str], lenders: Rows) -> tuple[sp.csr_matrix, list[str]]:
+    """Return which lender holds which word, shape (n_lenders, n_words), and the words."""
     stop, _ = CommonWords.of([texts[row] for row in lenders])
     places: dict[str, int] = {}
     columns: list[int] = []
@@ -131,56 +214,4 @@ def _held_words(texts: Sequence[str], lenders: Rows) -> tuple[sp.csr_matrix, lis
                 columns.append(places.setdefault(word, len(places)))
         ends.append(len(columns))
     ones = np.ones(len(columns), dtype=np.float32)
-    held = sp.csr_matrix((ones, columns, ends), shape=(len(lenders), max(len(places), 1)))
-    counts = np.bincount(held.indices, minlength=held.shape[1])
-    return held, list(places), np.log((1 + len(lenders)) / (1 + counts)) + 1
-
-
-def _asked(
-    vectors: Floats, borrowers: Rows, lenders: Rows, n: int, min_similarity: float, search: Search
-) -> tuple[Rows, Floats]:
-    """Return places in `lenders` and cosines of those that are asked, best first; -1 and 0 where there is none."""
-    rows, cosines = search(vectors[borrowers], vectors[lenders], min(n + 1, len(lenders)))
-    fit = (rows >= 0) & (cosines >= min_similarity) & (cosines > 0)
-    fit &= lenders[np.maximum(rows, 0)] != borrowers[:, None]
-    fit &= np.cumsum(fit, axis=1) <= n  # one more was looked up, for where the borrower finds itself
-    return np.where(fit, rows, -1), np.where(fit, cosines, 0.0).astype(np.float32)
-
-
-def _loans(
-    near: Rows,
-    cosines: Floats,
-    held: sp.csr_matrix,
-    names: list[str],
-    idf: NDArray[np.float64],
-    own: list[set[str]],
-    lenders: Rows,
-    k: int,
-    min_lenders: int,
-) -> list[list[Loan]]:
-    """Return the loans of one block."""
-    line, place = np.nonzero(near >= 0)
-    asked = sp.csr_matrix((cosines[line, place], (line, near[line, place])), shape=(len(near), held.shape[0]))
-    weights = (asked @ held).tocsr()  # (n_block, n_words): the lenders' similarities
-    one_each = sp.csr_matrix((np.ones_like(asked.data), asked.indices, asked.indptr), shape=asked.shape)
-    counts = (one_each @ held).tocsr()
-    weights.sort_indices()
-    counts.sort_indices()
-    totals = cosines.sum(axis=1)
-    found = []
-    for row in range(len(near)):
-        part = slice(weights.indptr[row], weights.indptr[row + 1])
-        enough = counts.data[part] >= min_lenders
-        words, near_by = weights.indices[part][enough], weights.data[part][enough]
-        worth = np.round(near_by * idf[words], 5)
-        order = sorted(range(len(words)), key=lambda one: (-worth[one], names[words[one]]))
-        taken = [one for one in order if names[words[one]] not in own[row]][:k]
-        best = max((worth[one] for one in taken), default=1.0)
-        loans = []
-        for one in taken:
-            column = int(words[one])
-            who = [int(lenders[j]) for j in near[row] if j >= 0 and held[j, column]]
-            share = float(near_by[one] / totals[row])
-            loans.append(Loan(names[column], round(float(worth[one] / best), 4), round(share, 4), tuple(who)))
-        found.append(loans)
-    return found
+    return sp.csr_matrix((ones, columns, ends), shape=(len(lenders), max(len(places), 1))), list(places)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, Self, get_args
 
@@ -33,7 +34,7 @@ from llm_tail.embedding.engine import TextEncoder
 from llm_tail.embedding.negatives import Search
 from llm_tail.embedding.text import ItemText
 from llm_tail.enrichment.backends import Reply, Request
-from llm_tail.enrichment.borrowing import Loan, borrow_words
+from llm_tail.enrichment.borrowing import Lending, Loan
 from llm_tail.enrichment.keyphrases import CommonWords, Phrase, keyphrases, words_of
 from llm_tail.enrichment.taxonomy import Attribute, Taxonomy, category_columns
 from llm_tail.errors import ConfigError, DataError
@@ -238,20 +239,21 @@ class Extractive:
             guesses = self._missing(rows, self.taxonomy.guess(self.vectors[rows], min_confidence=s["min_confidence"]))
         if "borrowed" in self.parts and n:
             thin = np.flatnonzero(self._thin[rows])
-            found = borrow_words(
-                self.texts,
-                self.vectors,
+            found = self._lending.lend(
                 rows[thin],
-                lenders=np.flatnonzero(~self._thin) if (~self._thin).any() else None,
                 k=s["n_borrowed"],
                 neighbors=s["neighbors"],
                 min_lenders=s["min_lenders"],
                 min_similarity=s["min_similarity"],
-                search=self.search,
             )
             for place, each in zip(thin, found, strict=True):
                 loans[place] = each
         return list(zip(phrases, guesses, loans, strict=True))
+
+    @cached_property
+    def _lending(self) -> Lending:
+        told = np.flatnonzero(~self._thin)
+        return Lending(self.texts, self.vectors, told if len(told) else None, search=self.search)
 
     def _missing(self, rows: NDArray[np.int64], guesses: list[list[Attribute]]) -> list[list[Attribute]]:
         """Return the guesses for columns in which the item has nothing."""
