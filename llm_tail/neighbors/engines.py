@@ -229,7 +229,7 @@ def make_engine(name: str, table: ItemTable, config: IndexConfig, seed: int, n_s
     if name == "exact":
         return ExactEngine(table)
     module, kind = HOMES[name]
-    try:
+    try:  # the library of an extra is imported when its engine is made
         engine: SlotEngine = getattr(import_module(module), kind)(table.dim, config, seed)
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or name, name) from error

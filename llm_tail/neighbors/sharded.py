@@ -27,6 +27,7 @@ from llm_tail.data.ids import IdMap, Rows
 from llm_tail.data.segments import Segments
 from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import DataError
+from llm_tail.neighbors.answers import check_answer
 from llm_tail.neighbors.columns import Columns, Where
 from llm_tail.neighbors.exact import Similarities, Vectors, check_excluded, check_k, search, unit_vectors
 from llm_tail.neighbors.index import NeighborIndex, Neighbors
@@ -155,6 +156,7 @@ class ShardedIndex(KeptParts):
         self, queries: Vectors, k: int, exclude_rows: ArrayLike | None, where: Where | None
     ) -> tuple[Rows, Similarities]:
         excluded = check_excluded(exclude_rows, len(queries), len(self))
+        check_answer(len(queries), k, len(self))
         mask = None if where is None else self._gate.allowed(where, self).mask
         found = np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), -np.inf, dtype=np.float32)
         for number, part in self._each():

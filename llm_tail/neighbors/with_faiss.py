@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-import faiss
 import numpy as np
 
 from llm_tail.config import IndexConfig
@@ -14,7 +13,13 @@ from llm_tail.neighbors.engines import SlotEngine
 from llm_tail.neighbors.exact import Similarities, Vectors
 
 FILE = "index.faiss"
-lib: Any = faiss  # its stubs know the C++ side only
+
+
+def library() -> Any:
+    """Return faiss, whose stubs know its C++ side only."""
+    import faiss
+
+    return faiss
 
 
 class FaissEngine(SlotEngine):
@@ -24,6 +29,7 @@ class FaissEngine(SlotEngine):
 
     def __init__(self, dim: int, config: IndexConfig, seed: int) -> None:
         super().__init__(dim, config, seed)
+        self._lib = lib = library()
         if config.storage == "float16":
             half = lib.ScalarQuantizer.QT_fp16
             self._faiss: Any = lib.IndexHNSWSQ(dim, half, config.links, lib.METRIC_INNER_PRODUCT)
@@ -34,6 +40,7 @@ class FaissEngine(SlotEngine):
         self._alive = np.empty(0, dtype=np.uint8)  # a bit for each slot
 
     def _insert(self, slots: Rows, vectors: Vectors, n_threads: int) -> None:
+        lib = self._lib
         before = lib.omp_get_max_threads()
         lib.omp_set_num_threads(n_threads if n_threads > 0 else before)
         try:
@@ -53,6 +60,7 @@ class FaissEngine(SlotEngine):
         self._alive = np.packbits(alive, bitorder="little")
 
     def _find(self, queries: Vectors, k: int, ef: int) -> tuple[Any, Similarities]:
+        lib = self._lib
         asked = lib.SearchParametersHNSW()
         asked.efSearch = ef
         if self.n_dead:
@@ -64,10 +72,10 @@ class FaissEngine(SlotEngine):
     def save(self, folder: Path) -> None:
         """Write the slots and the links."""
         super().save(folder)
-        lib.write_index(self._faiss, str(folder / FILE))
+        self._lib.write_index(self._faiss, str(folder / FILE))
 
     def restore(self, folder: Path) -> None:
         """Read what `save` wrote."""
         super().restore(folder)
-        self._faiss = lib.read_index(str(folder / FILE))
+        self._faiss = self._lib.read_index(str(folder / FILE))
         self._mark(self._row_of >= 0)

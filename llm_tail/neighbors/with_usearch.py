@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from usearch.index import Index
 
 from llm_tail.config import IndexConfig
 from llm_tail.data.ids import Rows
@@ -24,6 +23,8 @@ class UsearchEngine(SlotEngine):
 
     def __init__(self, dim: int, config: IndexConfig, seed: int) -> None:
         super().__init__(dim, config, seed)
+        from usearch.index import Index
+
         self._usearch: Any = Index(
             ndim=dim,
             metric="ip",

@@ -98,6 +98,8 @@ def test_wrong_questions(index, embeddings):
         index.similar(np.ones((1, 32)))
     with pytest.raises(DataError, match="k is 0"):
         index.similar("i1", k=0)
+    with pytest.raises(DataError, match="ask for fewer"):
+        index.query(np.ones((200, 32)), 1_000_000)
     with pytest.raises(DataError, match="rows run from"):
         index.similar_rows([1500], 2)
     with pytest.raises(DataError, match="whole numbers"):
