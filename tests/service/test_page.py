@@ -11,6 +11,7 @@ pytest.importorskip("fastapi", reason="the service's libraries are not installed
 pytest.importorskip("playwright", reason="Playwright is not installed")
 
 import llm_tail.service
+from llm_tail.neighbors.filters import Filter
 from tests import shop
 from tests.service.browser import chromium, find_chromium, serving
 
@@ -43,7 +44,7 @@ def config(tmp_path_factory):
 
     find_chromium()  # skips before anything is fitted
     more = pd.DataFrame(
-        [(key, title, f"{title} {LONG}", "music", "Halcyon") for key, title in HOSTILE.items()],
+        [(key, title, title, "music", "Halcyon") for key, title in HOSTILE.items()],
         columns=shop.items().columns,
     )
     path = shop.write(
@@ -74,7 +75,7 @@ def visit(browser, site):
     """Open the page somewhere; at the end nothing may have gone wrong in it, and nobody else been asked."""
     contexts, troubles = [], []
 
-    def go(place="#/", *, at=site, forgive=(), ready=True, **how):
+    def go(place="#/", *, at=site, forgive=("the server responded with a status of 400",), ready=True, **how):
         options = {"viewport": {"width": 1200, "height": 820}, "locale": "en-US", "reduced_motion": "reduce", **how}
         context = browser.new_context(**options)
         context.set_default_timeout(15_000)
@@ -229,7 +230,8 @@ def test_addresses_lead_back_and_forth(visit):
     first = page.locator("main .items a").first
     name = first.inner_text()
     first.click()
-    page.get_by_role("heading", level=1, name=name).wait_for()
+    page.get_by_role("heading", level=1, name=name, exact=True).wait_for()
+    settled(page)
     page.evaluate("scrollTo(0, 900)")
     page.evaluate("document.querySelector('.three .items a').click()")
     page.wait_for_function("() => scrollY === 0")
@@ -239,7 +241,7 @@ def test_addresses_lead_back_and_forth(visit):
     page.get_by_role("heading", level=1, name="Results for").wait_for()
     assert page.locator("#find").input_value() == "telescope"
     page.go_forward()
-    page.get_by_role("heading", level=1, name=name).wait_for()
+    page.get_by_role("heading", level=1, name=name, exact=True).wait_for()
 
 
 def test_by_keyboard_alone_from_the_skip_link_to_a_travel_through_the_graph(visit):
@@ -261,6 +263,41 @@ def test_by_keyboard_alone_from_the_skip_link_to_a_travel_through_the_graph(visi
     page.keyboard.press("Enter")
     page.get_by_role("heading", level=1, name=name, exact=True).wait_for()
     page.wait_for_function("() => document.activeElement.classList.contains('centre')")
+
+
+def test_filters_narrow_a_search_and_can_be_taken_out(visit):
+    page = visit("#/search?q=garden&how=vectors")
+    before = page.locator("main .items li").count()
+    page.get_by_text("Filter", exact=True).click()
+    page.get_by_label("Column").select_option("brand")
+    page.get_by_label("Value").fill("Halcyon")
+    page.get_by_role("button", name="Add").first.click()
+    chip = page.get_by_role("button", name='Remove brand = "Halcyon"')
+    chip.wait_for()
+    settled(page)
+    assert 0 < page.locator("main .items li").count() < before
+    page.get_by_role("radio", name="words").check(force=True)
+    page.wait_for_function("() => location.hash.includes('how=words')")
+    chip.click()
+    page.wait_for_function("() => !location.hash.includes('where')")
+    page.get_by_text("Filter", exact=True).click()
+    page.get_by_label("A condition in your own words").fill("brand is wrong")
+    page.keyboard.press("Enter")
+    page.get_by_role("alert").wait_for()
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "sign", "value"),
+    [("brand", "text", "=", 'say "hi" \\ there'), ("in", "list", "!=", "or"), ("page count", "number", "<=", "1,5")],
+)
+def test_conditions_are_written_as_the_index_reads_them(visit, column, kind, sign, value):
+    words = visit().evaluate(
+        "async given => (await import('./page/js/parts/filter.js')).condition(...given)",
+        [{"name": column, "kind": kind}, sign, value],
+    )
+    check = Filter.parse(words)._node
+    assert (check.column, check.how) == (column, sign)
+    assert check.values == (value.replace(",", "."),)
 
 
 # ---- an item
@@ -297,7 +334,7 @@ def test_an_item_can_be_dragged_and_the_graph_moved_and_zoomed(visit):
 
 def test_two_encoders_are_shown_side_by_side(visit):
     page = visit("#/item/k0?compare=1")
-    page.get_by_text(re.compile("of 10 are the same")).wait_for()
+    page.get_by_text("Both see the same").wait_for()  # the shop is not fine-tuned
     assert page.get_by_role("list", name="Base").locator("li").count() == 10
 
 

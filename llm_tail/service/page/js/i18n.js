@@ -128,13 +128,14 @@ export const WORDS = {
   "relation.taken_together": ["taken together", "一起被选"],
 
   "compare.title": ["Two encoders side by side", "两种编码器对比"],
-  "compare.lead": ["The nearest by text before and after fine-tuning on what people took.", "按用户选择微调前后，文本最近的物品。"],
-  "compare.run": ["Fine-tuned", "微调后"],
+  "compare.lead": ["The nearest by text as the base encoder sees them, and as the encoder of this run does.", "基础编码器与本次运行的编码器各自认为文本最近的物品。"],
+  "compare.run": ["This run", "本次运行"],
   "compare.base": ["Base", "基础"],
   "compare.new": ["new", "新"],
   "compare.up": ["up {n}", "上升 {n}"],
   "compare.down": ["down {n}", "下降 {n}"],
   "compare.same": ["{n} of {k} are the same.", "{k} 件中有 {n} 件相同。"],
+  "compare.equal": ["Both see the same: this run was not fine-tuned, or fine-tuning did not win.", "两者一致：本次运行未微调，或微调未能胜出。"],
   "compare.gone": ["left", "移出"],
 
   "map.title": ["Map of the catalogue", "目录地图"],

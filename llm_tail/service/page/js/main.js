@@ -1,6 +1,6 @@
 /** The frame around the views: the bar, the address, theme and language, focus and titles. */
 
-import { hasKey, info, Problem, whenKeyIsMissing } from "./api.js";
+import { get, hasKey, info, Problem, whenKeyIsMissing } from "./api.js";
 import { find, h, replace, s } from "./dom.js";
 import { language, LANGUAGES, speak, t } from "./i18n.js";
 import { findBox } from "./parts/find.js";
@@ -106,6 +106,7 @@ async function visit() {
   }
   box.show(view === "search" ? query.get("q") ?? "" : "");
   /** @type {View} */ let shown;
+  if (view === "map") void get(["map"]).catch(() => {}); // under way while the view's own file is fetched
   try {
     const load = VIEWS[view];
     if (!load) shown = { title: t("trouble.view"), body: lost() };

@@ -24,12 +24,15 @@ export function comparison(item, signal) {
     const after = ranks(run);
     const same = run.filter((/** @type {ShownItem} */ one) => before.has(one.item_id)).length;
     return h("div.stack", {},
-      h("p", {}, t("compare.same", { n: same, k: run.length })),
+      h("p", {}, equal(base, run) ? t("compare.equal") : t("compare.same", { n: same, k: run.length })),
       h("div.pair", {},
         column("base", base, (one) => !after.has(one.item_id) && t("compare.gone")),
         column("run", run, (one, place) => moved(before.get(one.item_id), place))));
   }, { signal, lines: K });
 }
+
+/** @param {ShownItem[]} base @param {ShownItem[]} run */
+const equal = (base, run) => base.length === run.length && base.every((one, i) => one.item_id === run[i].item_id && one.score === run[i].score);
 
 /** @param {ShownItem[]} items @returns {Map<string, number>} */
 const ranks = (items) => new Map(items.map((one, place) => [one.item_id, place]));
