@@ -67,7 +67,7 @@ OWNERS = {
     "optuna": {"workspace/search.py", "workspace/tuner.py"},
     "matplotlib": {"plots.py", "neighbors/drawing.py"},
     "typer": {"cli"},
-    "fastapi": {"service"},
+    "fastapi": {"service", "cli/serve.py"},
     "starlette": {"service"},
     "prometheus_client": {"service"},
     "uvicorn": {"cli/serve.py"},

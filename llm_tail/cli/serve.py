@@ -17,8 +17,13 @@ from llm_tail.cli.common import ConfigFile, Overrides, open_workspace, say
 from llm_tail.errors import ConfigError, LlmTailError, MissingExtraError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastapi import FastAPI
+
     from llm_tail.config import ServeConfig
     from llm_tail.service.service import Service
+    from llm_tail.workspace import Workspace
 
 SWITCH_INTERVAL = 0.001  # seconds after which a thread that computes lets the one that answers go on
 LONGEST_GOODBYE = 10  # seconds that questions under way have when the service is told to stop
@@ -49,44 +54,48 @@ def serve(
     workspace = open_workspace(config, overrides)
     settings = workspace.config.serve
     has_key = check_address(settings)
-    sock = listen(settings.host, settings.port)  # an address that is taken is told before anything is loaded
-    try:
-        import uvicorn
+    with listen(settings.host, settings.port) as sock:  # an address that is taken is told before anything is loaded
+        app = _load(workspace, lambda: open_workspace(config, overrides))
+        try:
+            _answer(app, settings, sock, " (API key asked for)" if has_key else "")
+        finally:
+            app.state.service.close()
+    say("stopped")
 
+
+def _load(workspace: Workspace, reopen: Callable[[], Workspace]) -> FastAPI:
+    """Return the application, and let SIGHUP reload it."""
+    try:
         from llm_tail.service import create_app
     except ImportError as error:
-        if isinstance(error, MissingExtraError):
-            raise
-        raise MissingExtraError(error.name or "uvicorn", "serve") from error
+        raise error if isinstance(error, MissingExtraError) else MissingExtraError(str(error.name), "serve") from error
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("llm_tail.service").setLevel(logging.INFO)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is being loaded is the newest there is
-    app = create_app(workspace, reopen=lambda: open_workspace(config, overrides))
-    service: Service = app.state.service
+    app = create_app(workspace, reopen=reopen)
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, lambda *_: _reload_beside(service))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            ws="none",
-            limit_concurrency=4 * settings.max_waiting,
-            timeout_graceful_shutdown=LONGEST_GOODBYE,
-        )
+        signal.signal(signal.SIGHUP, lambda *_: _reload_beside(app.state.service))
+    return app
+
+
+def _answer(app: FastAPI, settings: ServeConfig, sock: socket.socket, note: str) -> None:
+    """Answer until Ctrl-C."""
+    import uvicorn
+
+    running = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        limit_concurrency=4 * settings.max_waiting,
+        timeout_graceful_shutdown=LONGEST_GOODBYE,
     )
-    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
-    say(f"{service.run.n_items:,} items at http://{shown}:{sock.getsockname()[1]}/{' (API key asked for)' * has_key}")
-    try:
-        server.run(sockets=[sock])
-    except KeyboardInterrupt:  # the usual way to end it
-        pass
-    finally:
-        service.close()
-        sock.close()
-    say("stopped")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    say(f"{app.state.service.run.n_items:,} items at http://{host}:{sock.getsockname()[1]}/{note}")
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
+        uvicorn.Server(running).run(sockets=[sock])
 
 
 def check_address(settings: ServeConfig) -> bool:
@@ -118,9 +127,11 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
+        with contextlib.ExitStack() as unless_bound:
+            sock = unless_bound.enter_context(socket.socket(family, kind, protocol))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            unless_bound.pop_all()
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port} ({error.strerror or error}); give another --port or --host"

@@ -161,18 +161,18 @@ class Gate:
             return problem(403, "a page of another site asks; only pages of this service and programs may")
         client = (scope.get("client") or ("",))[0]
         path = scope["path"]
-        if self._key and not (path in OPEN or path.startswith("/page/")):
-            given = hashlib.sha256(given_key(headers).encode("utf-8", "replace")).digest()
-            if not hmac.compare_digest(given, self._key):
-                if wait := self._buckets.wait(f"{client} without"):
-                    return _later(wait)
-                words = "this service has an API key; send it as the header Authorization: Bearer KEY"
-                return problem(401, words, headers={"WWW-Authenticate": "Bearer"})
-            scope["authorized"] = True
-        scope.setdefault("authorized", not self._key)
+        scope["authorized"] = authorized = not self._key or self._opens(given_key(headers))
+        if not (authorized or path in OPEN or path.startswith("/page/")):
+            if wait := self._buckets.wait(f"{client} without"):
+                return _later(wait)
+            words = "this service has an API key; send it as the header Authorization: Bearer KEY"
+            return problem(401, words, headers={"WWW-Authenticate": "Bearer"})
         if path not in ("/health", "/ready", "/metrics") and (wait := self._buckets.wait(client)):
             return _later(wait)
         return None
+
+    def _opens(self, given: str) -> bool:
+        return hmac.compare_digest(hashlib.sha256(given.encode("utf-8", "replace")).digest(), self._key)
 
 
 def given_key(headers: dict[bytes, str]) -> str:
