@@ -1,4 +1,4 @@
-"""Enriches until it is done or killed; ``python -m tests.enrichment.killing FOLDER N IN_FLIGHT`` is what gets killed."""
+"""Enriches until it is done or killed: ``python -m tests.enrichment.killing FOLDER N IN_FLIGHT [RATE]``."""
 
 import sys
 
@@ -8,7 +8,20 @@ from llm_tail.enrichment.openai import OpenAiBackend
 
 from .conftest import settings
 
-WORDS = "harbour lantern orchard winter letter captain garden violin desert library mountain river".split()
+WORDS = [
+    "harbour",
+    "lantern",
+    "orchard",
+    "winter",
+    "letter",
+    "captain",
+    "garden",
+    "violin",
+    "desert",
+    "library",
+    "mountain",
+    "river",
+]
 
 
 def catalog(n):

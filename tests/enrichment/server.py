@@ -49,8 +49,10 @@ def honest(messages, body):
         }
     else:
         answers = {
-            "attributes": [{"name": "kind", "value": title[:40], "basis": "text", "confidence": 0.9}]
-            + [{"name": "mood", "value": "calm", "basis": "guess", "confidence": 0.4}],
+            "attributes": [
+                {"name": "kind", "value": title[:40], "basis": "text", "confidence": 0.9},
+                {"name": "mood", "value": "calm", "basis": "guess", "confidence": 0.4},
+            ],
             "summary": f"Told plainly, {title} is something for people who like to take their time with it.",
             "intents": [{"who": "someone who knows little of it", "when": f"before {title}", "confidence": 0.7}],
             "questions": ["What suits a quiet evening with nothing else to do?"],
@@ -130,6 +132,7 @@ class Scripted:
         self.memory = {}
         self.titles = defaultdict(int)
         self.room, self.filled = max(rate, 1.0), time.monotonic()
+        self.times = []  # when each answer was computed
         self.refuses = set()  # parameters that it does not take
         self.models = [MODEL, "other-2"]
 
@@ -174,6 +177,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send(status, {"error": {"message": message, "type": "error", "code": code}}, headers)
 
     def do_GET(self):
+        if self.path.startswith("/bill"):  # what was computed, and when, from the n-th answer on
+            mind, n = self.mind, int(self.path.partition("?")[2] or 0)
+            with mind.lock:
+                times = [mind.times[n], mind.times[-1]] if len(mind.times) > n else [0.0, 0.0]
+                return self.send(200, {"questions": len(mind.computed), "answers": len(mind.times), "times": times})
         if self.headers.get("Authorization") != f"Bearer {KEY}":
             self.fail(401, f"Incorrect API key provided: {self.headers.get('Authorization')}")
         elif self.path.endswith("/models") and self.mind.models is not None:
@@ -181,6 +189,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, {"object": "list", "data": models})
         else:
             self.fail(404, "no such route")
+        return None
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -238,6 +247,7 @@ class Handler(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": n_in, "completion_tokens": len(text) // 4, "total_tokens": 0},
         }
         with mind.lock:
+            mind.times.append(time.monotonic())
             mind.computed[name] += 1
             mind.memory[name] = value
         return self.send(200, value)
@@ -275,8 +285,10 @@ def main():
     options.add_argument("--port", type=int, default=8000)
     options.add_argument("--rate", type=float, default=0.0, help="requests a second")
     options.add_argument("--latency", type=float, default=0.1, help="seconds")
+    options.add_argument("--forgets", action="store_true", help="do not know idempotency keys")
     given = options.parse_args()
-    server = Server(Scripted(rate=given.rate, latency=given.latency), given.port)
+    mind = Scripted(rate=given.rate, latency=given.latency, knows_keys=not given.forgets)
+    server = Server(mind, given.port)
     print(f"OPENAI_BASE_URL={server.address} OPENAI_API_KEY={KEY}, model {MODEL}", flush=True)
     server.http.serve_forever()
 

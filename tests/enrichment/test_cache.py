@@ -68,7 +68,8 @@ def test_decisions_are_kept_and_told_apart(tmp_path):
 
 def test_one_process_asks_at_a_time(tmp_path):
     code = (
-        "import sys\nfrom llm_tail.enrichment.cache import AnswerCache\ncache = AnswerCache(sys.argv[1])\ncache.lock()\n"
+        "import sys\nfrom llm_tail.enrichment.cache import AnswerCache\n"
+        "cache = AnswerCache(sys.argv[1])\ncache.lock()\n"
         "print('locked', flush=True)\nsys.stdin.read()\n"
     )
     other = subprocess.Popen(

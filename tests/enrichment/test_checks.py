@@ -18,8 +18,8 @@ from llm_tail.errors import DataError
 WHALE = {
     "title": "Moby-Dick",
     "author": "Herman Melville",
-    "description": "A captain who lost a leg hunts the white whale that took it over all the oceans, until ship and crew "
-    "are lost, and one sailor is left to tell of it.",
+    "description": "A captain who lost a leg hunts the white whale that took it over all the oceans, until ship and "
+    "crew are lost, and one sailor is left to tell of it.",
 }
 FAIR = "The master of a ship wants revenge on an animal and takes all who sail with him into ruin."
 

@@ -160,7 +160,7 @@ def test_a_budget_stops_cleanly_and_is_never_passed(serve, books, tmp_path):
 
 def test_a_budget_in_tokens(serve, few, tmp_path):
     mind = serve()
-    with pytest.raises(UnfinishedError, match="raise .enrichment. max_tokens"):
+    with pytest.raises(UnfinishedError, match=r"raise .enrichment. max_tokens"):
         run(few, tmp_path, max_tokens=5_000)
     with AnswerCache(tmp_path) as cache:
         assert cache.spent().tokens <= 5_000 and 0 < len(mind.log) < 20
@@ -257,7 +257,7 @@ def test_a_server_without_credit_or_sense_ends_the_run(serve, few, tmp_path):
     with pytest.raises(BackendError, match="refuses every request"):
         run(few, tmp_path)
     mind = serve(always=["500"] * 500)
-    with pytest.raises(BackendError, match="requests in a row failed 2 times each.*the same command goes on"):
+    with pytest.raises(BackendError, match=r"requests in a row failed 2 times each.*the same command goes on"):
         run(few, tmp_path, retries=1, in_flight=3)
     mind.always.clear()
     assert run(few, tmp_path).n_kept == 20

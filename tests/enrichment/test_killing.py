@@ -26,7 +26,7 @@ def wait_for(mind, n, child):
 
 @pytest.mark.parametrize("knows_keys", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_three_kills_lose_nothing_and_pay_for_nothing_twice(knows_keys, serve, tmp_path):
-    """A server that knows idempotency keys bills each question once; one that does not, at most those under way again."""
+    """A server that knows idempotency keys bills a question once; another may bill those under way again."""
     mind = serve(latency=0.01, knows_keys=knows_keys)
     under_way = 0
     for n in (40, 100, 170):

@@ -87,7 +87,7 @@ def test_a_catalogue_without_words_is_an_error():
 
 
 def test_histories_hold_training_alone(cut):
-    catalog, _, split = cut
+    _, _, split = cut
     histories = training_histories(split.train, split, ["reader-0001", "nobody"], n_latest=4)
     (history,) = histories
     mine = split.train.where(split.train.user_rows == split.train.users.row("reader-0001"))
@@ -112,7 +112,7 @@ def test_a_generated_text_that_has_seen_another_split_fails(cut):
     made = Enrichment.from_parts([Generated("reader-0002", "profile", "likes the sea", provenance=seen)])
     check_provenance(made, split)
     other = split_cold_items(events, catalog, cold_share=0.4, seed=3)
-    with pytest.raises(DataError, match="a generated text would see .* not of training"):
+    with pytest.raises(DataError, match=r"a generated text would see .* not of training"):
         check_provenance(made, other)
 
 

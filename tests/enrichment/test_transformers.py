@@ -7,6 +7,8 @@ from llm_tail.errors import ConfigError
 
 from .conftest import settings
 
+UNKNOWN = "<unk>"
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
@@ -16,11 +18,12 @@ def tiny(tmp_path_factory):
 
     from llm_tail.data.books import load_catalog
 
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=[UNKNOWN, "<s>", "</s>"], show_progress=False)
     tokenizer.train_from_iterator(load_catalog().column("description")[:50], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    marks = {"unk_token": UNKNOWN, "bos_token": "<s>", "eos_token": "</s>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks)
     set_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(

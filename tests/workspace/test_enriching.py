@@ -13,7 +13,10 @@ from tests.enrichment.conftest import key, serve  # noqa: F401
 from tests.enrichment.server import KEY, MODEL
 
 ON = '[enrichment]\nenabled = true\ndomain = "products"\n'
-ASKED = f'{ON}backend = "openai"\nmodel = "{MODEL}"\ntasks = ["attributes", "summary", "relations", "profile"]\ntimeout = 20.0\n'
+ASKED = (
+    f'{ON}backend = "openai"\nmodel = "{MODEL}"\ntimeout = 20.0\n'
+    'tasks = ["attributes", "summary", "relations", "profile"]\n'
+)
 TEXT = '[text]\nfields = ["title", "description", "generated_attributes"]\n[encoder]\nruntime = "tfidf"\n'
 
 
@@ -73,7 +76,7 @@ def test_a_run_whose_prompts_could_see_the_test_fails(asked, monkeypatch):
         return training_histories(workspace.interactions, workspace.split)
 
     monkeypatch.setattr(enriching, "_histories", leaking)
-    with pytest.raises(DataError, match="would see .* interactions that are not of training"):
+    with pytest.raises(DataError, match=r"would see .* interactions that are not of training"):
         Workspace.open(config).run(until="enrich")
     assert not mind.log
 
