@@ -143,7 +143,7 @@ class HybridSearch:
         where: Where | None = None,
         without: str | None = None,
     ) -> Found:
-        """Do what `search` does with a vector, a text or both at hand; one item may be left out."""
+        """Search with a vector, a text or both at hand, one item left out; the rest as `search` says."""
         deep = max(DEPTH * k, LEAST_DEPTH) if vector is not None and text is not None else k
         deep += without is not None
         near = none_found() if vector is None else self.index.similar(vector, deep, where=where)

@@ -171,7 +171,7 @@ class NeighborIndex(KeptIndex):
         return living.find(queries, k, exclude_rows, allowed)
 
     def near(self, vectors: ArrayLike, k: int = 10, *, where: Where | None = None) -> list[Neighbors]:
-        """Return the items nearest to each vector, in ids; arguments and errors as of `query`."""
+        """Return the items nearest to each vector, in ids; the rest as `query` says."""
         k, queries = check_k(k), unit_vectors(vectors, "the queries", self.dim)
         with self._living.lock.read():
             rows, similarities = self._find(queries, k, None, where)
@@ -219,7 +219,7 @@ class NeighborIndex(KeptIndex):
             return self._named(rows[0], similarities[0])
 
     def similar_rows(self, rows: ArrayLike, k: int, *, where: Where | None = None) -> tuple[Rows, Similarities]:
-        """Return the k nearest items of each of these items, itself left out; shapes and costs as of `query`."""
+        """Return the k nearest items of each of these items, itself left out; the rest as `query` says."""
         array: NDArray[Any] = np.asarray(rows)
         if array.size == 0:
             array = array.astype(np.int64)

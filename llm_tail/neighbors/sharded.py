@@ -168,7 +168,7 @@ class ShardedIndex(KeptParts):
         return found
 
     def similar(self, item: str | ArrayLike, k: int = 10, *, where: Where | None = None) -> Neighbors:
-        """Return the items nearest to an item, which is itself left out, or to a vector.
+        """Return the items nearest to an item, which is itself left out, or to a vector; as `NeighborIndex.similar`.
 
         Raises
         ------
@@ -191,7 +191,7 @@ class ShardedIndex(KeptParts):
             return Neighbors(tuple(self.names(rows[0][found])), similarities[0][found])
 
     def similar_rows(self, rows: ArrayLike, k: int, *, where: Where | None = None) -> tuple[Rows, Similarities]:
-        """Return the k nearest items of each of these items, itself left out; shapes and costs as of `query`."""
+        """Return the k nearest items of each of these items, itself left out; the rest as `query` says."""
         array: NDArray[Any] = np.asarray(rows)
         if array.size == 0:
             array = array.astype(np.int64)
