@@ -120,9 +120,14 @@ def from_state(state: Mapping[str, NDArray[Any]]) -> Embedded:
     return FactoredEmbeddings(state["collaborative.queries"], state["collaborative.keys"], state["warm"])
 
 
-def warm_items(train: sp.csr_matrix) -> Rows:
+def item_counts(taken: sp.csr_matrix) -> Rows:
+    """Return how many people took each item, shape (n_items,)."""
+    return np.asarray(taken.sum(axis=0)).ravel().astype(np.int64)
+
+
+def warm_items(taken: sp.csr_matrix) -> Rows:
     """Return the rows of the items that have interactions."""
-    return np.flatnonzero(np.asarray(train.sum(axis=0)).ravel() > 0).astype(np.int64)
+    return np.flatnonzero(np.asarray(taken.sum(axis=0)).ravel() > 0).astype(np.int64)
 
 
 def check_size(train: sp.csr_matrix, max_items: int) -> Rows:

@@ -32,7 +32,7 @@ from llm_tail.data.interactions import Interactions
 from llm_tail.data.splits import split_cold_items
 from llm_tail.errors import DataError
 from llm_tail.recommenders.base import Recommender
-from llm_tail.recommenders.collaborative import Fitter, check_size, fitter_for, from_state, is_low_rank
+from llm_tail.recommenders.collaborative import Fitter, check_size, fitter_for, from_state, is_low_rank, item_counts
 from llm_tail.recommenders.explaining import Explanation, audience, explain
 from llm_tail.recommenders.fusion import Floats, Signals, speech
 from llm_tail.recommenders.recency import aged_history, ages, is_ordered, weigh
@@ -123,14 +123,16 @@ class HybridRecommender(ScoreMatrix, Recommender):
             self.config = self.config.replace(recency=1.0)
         taken = train.matrix()
         attention = self._new_attention(graph)
-        fitter = None
+        fitter: Fitter | None = None
+        self._near: Neighborhood | None = None
         if self.config.tune or self.config.learn:
             fitter = self._choose(train, validation, graph, attention)
         fitter = fitter or fitter_for(taken, self._vectors, self.config, self.seed)
         self._collaborative = fitter.fit(self.config.ridge, self.config.pull)
-        self._counts = _counts(taken)
+        self._counts = item_counts(taken)
         self._learned = {name: tensor.numpy() for name, tensor in attention.state_dict().items()}
-        self._borrowing = self._attend(attention, self._neighborhood(self._counts, graph))
+        self._borrowing = self._attend(attention, self._near or self._neighborhood(self._counts, graph))
+        self._near = None
         self._take(ages(train) if is_ordered(train) else None)
         self._unlearned: sp.csr_matrix | None = None  # what `update` put into the histories and nowhere else
         self._mass = self._text_mass()
@@ -168,7 +170,8 @@ class HybridRecommender(ScoreMatrix, Recommender):
         if outer is None or outer.nnz == 0:  # too few events to hold any back
             return None
         taken, aged = inner.matrix(), ages(inner) if is_ordered(inner) else None
-        neighborhood = self._neighborhood(_counts(taken), graph)
+        neighborhood = self._neighborhood(item_counts(taken), graph)
+        self._near = neighborhood if given else None  # found once: in a large catalogue it takes long
         chooser = Chooser(taken, outer, self._vectors, neighborhood, attention, self.config, self.seed, aged)
         self.training = chooser.choose()
         self.config = chooser.config
@@ -444,8 +447,3 @@ class HybridRecommender(ScoreMatrix, Recommender):
             None if late is None else sp.csr_matrix((np.ones(late.shape[1], np.float32), tuple(late)), shape=shape)
         )
         self._assemble()
-
-
-def _counts(matrix: sp.csr_matrix) -> NDArray[np.int64]:
-    """Return how many people took each item, shape (n_items,)."""
-    return np.asarray(matrix.sum(axis=0)).ravel().astype(np.int64)

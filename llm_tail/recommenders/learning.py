@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from llm_tail.config import HybridConfig
+from llm_tail.config import HybridConfig, IndexConfig
 from llm_tail.data.ids import Rows
 from llm_tail.embedding.store import Embeddings
 from llm_tail.neighbors.exact import nearest
@@ -90,7 +90,8 @@ def _nearest(queries: Floats, base: Floats, k: int, itself: Rows) -> Rows:
     """Return the places of the k nearest of `base`, itself left out: all compared, or through an index if many."""
     if len(queries) * len(base) <= EXACT_PAIRS:
         return nearest(queries, base, k, exclude_rows=itself)[0]
-    index = NeighborIndex.build(Embeddings([str(row) for row in range(len(base))], base), progress=True)
+    config = IndexConfig(ef_construction=100)  # a neighbour missed is replaced by one nearly as near
+    index = NeighborIndex.build(Embeddings([str(row) for row in range(len(base))], base), config, progress=True)
     return index.query(queries, k, exclude_rows=itself)[0]
 
 

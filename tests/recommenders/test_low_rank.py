@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_tail.config import HybridConfig
+from llm_tail.recommenders import learning
 from llm_tail.recommenders.collaborative import GramFitter, fitter_for, from_state, is_low_rank
 from llm_tail.recommenders.hybrid import HybridRecommender
+from llm_tail.recommenders.learning import Neighborhood
 from llm_tail.recommenders.low_rank import FactoredEmbeddings, LowRankFitter
 
 from .contracts import RecommenderContract
@@ -153,3 +155,17 @@ def test_it_lives_with_change(shelf, pair, tmp_path):
     model.save(tmp_path / "model")
     again = HybridRecommender.load(tmp_path / "model")
     np.testing.assert_allclose(again.score(again.histories), model.score(model.histories), atol=1e-5)
+
+
+def test_many_items_find_their_neighbours_through_an_index(monkeypatch):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((60, 16))
+    vectors = (centres[np.arange(3000) % 60] + 0.4 * rng.standard_normal((3000, 16))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    counts, items = (np.arange(3000) % 7 > 0).astype(np.int64), np.arange(3000)
+    exact = Neighborhood.find(vectors, counts, items, 5)
+    monkeypatch.setattr(learning, "EXACT_PAIRS", 1000)
+    found = Neighborhood.find(vectors, counts, items, 5)
+    assert (found.rows[:, :, None] == exact.rows[:, None, :]).any(axis=2).mean() > 0.95
+    place = np.cumsum(counts) - 1
+    assert not (found.rows[counts > 0] == place[counts > 0][:, None]).any()
