@@ -63,7 +63,8 @@ class Bridges:
 
     def table(self) -> pd.DataFrame:
         """Return one row for each tie: head, tail, relation, share, value."""
-        return pd.DataFrame([asdict(one) for one in self.ties], columns=list(Bridge.__dataclass_fields__))
+        rows = [{**asdict(one), "value": one.value or ""} for one in self.ties]
+        return pd.DataFrame(rows, columns=list(Bridge.__dataclass_fields__))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-like values."""

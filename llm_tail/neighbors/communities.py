@@ -163,9 +163,10 @@ def modularity(ties: sp.csr_matrix, labels: Rows) -> float:
 def name_groups(labels: Rows, texts: Sequence[str], n_words: int = 3) -> tuple[str, ...]:
     """Return the words that tell each group from the others, most telling first.
 
-    Class-based TF-IDF (M. Grootendorst, "BERTopic", 2022, eq. 1), where a word counts once an item: its share among the
-    group's words times log(1 + A / f), with f how often it stands in all groups and A the words of a group on average.
-    A group without a telling word is called by its number.
+    Class-based TF-IDF (M. Grootendorst, "BERTopic", 2022), where a word counts once an item: its share p among the
+    group's words times log(p / q), with q its share among the words of all groups (T. Tomokiyo and M. Hurst, 2003) in
+    place of the logarithm there, which lets words of everyday through where groups are few. A group without a telling
+    word is called by its number.
 
     Examples
     --------
@@ -193,7 +194,10 @@ def name_groups(labels: Rows, texts: Sequence[str], n_words: int = 3) -> tuple[s
     usable = np.array([(len(word) > 1 and not word.isdigit()) or not word.isascii() for word in words.words])
     total = counts.sum(axis=0)
     of_group = counts.sum(axis=1, keepdims=True)
-    scores = counts / np.maximum(of_group, 1.0) * np.log1p(of_group.mean() / np.maximum(total, 1.0))
+    share, among_all = counts / np.maximum(of_group, 1.0), total / max(1.0, float(total.sum()))
+    scores = share * np.log(np.maximum(share, 1e-12) / np.maximum(among_all, 1e-12))
+    if n_groups == 1:  # there is nothing to tell it from
+        scores = share
     scores[:, ~usable] = 0.0
     sizes = np.bincount(labels[labels >= 0], minlength=n_groups)
     scores[(counts < 2) & (sizes >= 4)[:, None]] *= 0.01  # one item does not speak for a group

@@ -57,6 +57,11 @@ class SharedValues:
         counts = np.bincount(self.members.indices, minlength=len(self.names))
         return np.asarray(1.0 / np.log2(1.0 + counts), dtype=np.float32)
 
+    def by_item(self) -> list[list[str]]:
+        """Return the values of each item that it shares with others."""
+        ends, names = self.members.indptr, list(map(str, self.names[self.members.indices]))
+        return [names[ends[n] : ends[n + 1]] for n in range(len(ends) - 1)]
+
 
 def shared_values(catalog: Catalog, column: str, hub_cap: int) -> SharedValues:
     """Return which items share which values of a scalar or list column; case and runs of spaces do not count."""

@@ -62,7 +62,7 @@ def to_networkx(graph: ItemGraph, relations: Sequence[str]) -> nx.MultiGraph:
     made.graph["item_graph"] = facts = _facts(graph, relations)
     titles = graph._titles.to_pylist()
     made.add_nodes_from((item_id, {"title": title}) for item_id, title in zip(graph.ids, titles, strict=True))
-    facts["values"] = {name: dict(zip(graph.ids, _held(graph._values[name]), strict=True)) for name in facts["hubs"]}
+    facts["values"] = {name: dict(zip(graph.ids, graph._values[name].by_item(), strict=True)) for name in facts["hubs"]}
     made.add_edges_from((a, b, relation, {"weight": w}) for a, relation, b, w in ties_of(graph, relations))
     return made
 
@@ -179,13 +179,6 @@ def _shared(words: Sequence[Sequence[str]], hubs: dict[str, int]) -> SharedValue
     return SharedValues(members, np.asarray(names, dtype=object), hubs)
 
 
-def _held(shared: SharedValues) -> list[list[str]]:
-    """Return the values of each item."""
-    ends = shared.members.indptr
-    names = [str(name) for name in shared.names[shared.members.indices]]
-    return [names[ends[n] : ends[n + 1]] for n in range(len(ends) - 1)]
-
-
 def _facts(graph: ItemGraph, relations: Sequence[str]) -> dict[str, Any]:
     hubs = {name: graph._values[name].hubs for name in relations if name in graph._values}
     return {"relations": list(relations), "hubs": hubs, "config": graph.config.model_dump()}
@@ -207,7 +200,9 @@ def _parquet(graph: ItemGraph, path: Path, relations: Sequence[str]) -> Path:
     words = pa.array(graph.ids.values, pa.string())
     columns = {"item_id": words, "title": graph._titles}
     columns |= {
-        name: pa.array(_held(graph._values[name]), pa.list_(pa.string())) for name in relations if name in graph._values
+        name: pa.array(graph._values[name].by_item(), pa.list_(pa.string()))
+        for name in relations
+        if name in graph._values
     }
     with replacing(_items_path(path)) as whole:
         pq.write_table(pa.table(columns), whole, compression="zstd")

@@ -320,11 +320,31 @@ class ItemGraph(Questions):
 
         return upsert(self, catalog, changed, index if index is not None else embeddings, interactions)
 
-    def plot(self, item_id: str, hops: int = 2, *, k: int = 30, relations: Sequence[str] | None = None) -> Any:
-        """Draw an item and what is near it in the graph; returns a matplotlib figure (extra ``plot``)."""
+    def plot(
+        self, item_id: str, hops: int = 2, *, k: int = 30, relations: Sequence[str] | None = None, ax: Any = None
+    ) -> Any:
+        """Draw an item and what is near it in the graph, by matplotlib (extra ``plot``).
+
+        Parameters
+        ----------
+        item_id : str
+            The item in the middle.
+        hops : int
+            Rings around it.
+        k : int
+            How many other items at most.
+        relations : sequence of str, optional
+            Along these relations only; all of them if left out.
+        ax : matplotlib axes, optional
+            Where to draw; a figure of its own if left out.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
         from llm_tail.neighbors.drawing import draw_neighborhood
 
-        return draw_neighborhood(self.neighborhood(item_id, hops=hops, k=k, relations=relations))
+        return draw_neighborhood(self.neighborhood(item_id, hops=hops, k=k, relations=relations), ax)
 
     def fingerprint(self) -> str:
         """Return a digest of the items and all ties."""

@@ -200,7 +200,8 @@ class Questions:
         Parameters
         ----------
         texts : Catalog or sequence of str, optional
-            What the names are taken from: titles and descriptions, or one text an item; the titles if left out.
+            What the names are taken from: titles, descriptions and shared values, or one text an item; the titles if
+            left out.
         relations : sequence of str, optional
             Look at these only; all of them if left out.
         resolution : float
@@ -304,7 +305,10 @@ class Questions:
         if isinstance(texts, Catalog):
             rows = texts.ids.rows(self.ids.values)
             words = [f"{t} {d}" for t, d in zip(texts.titles, texts.column("description"), strict=True)]
-            return [words[row] if row >= 0 else "" for row in rows.tolist()]
+            said = [words[row] if row >= 0 else "" for row in rows.tolist()]
+            for shared in self._values.values():
+                said = [f"{text} {' '.join(held)}" for text, held in zip(said, shared.by_item(), strict=True)]
+            return said
         if len(texts) != len(self.ids):
             raise DataError(f"there are {len(texts):,} texts for {len(self.ids):,} items; expected one for each")
         return list(texts)
