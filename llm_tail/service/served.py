@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from llm_tail.artifacts import fingerprint
+from llm_tail.artifacts import fingerprint, read_manifest
 from llm_tail.data.catalog import Item
 from llm_tail.data.segments import Segments
 from llm_tail.embedding.store import EmbeddingStore
@@ -201,12 +201,14 @@ class ServedRun:
         Where nothing was fine-tuned, or the guard did not keep it, this is the index of the run.
         """
         workspace = self.workspace
-        if not workspace.config.lora.enabled or workspace.encoder is workspace.base_encoder:
+        if not workspace.config.lora.enabled or not _kept(workspace):
             return self.index
         if not workspace.config.serve.compare_base:
             return None
         store = EmbeddingStore.open(workspace.folder / BASE_FOLDER)
         vectors = store.embed(self.catalog, workspace.base_encoder, workspace.item_text)
+        for name in ("base_encoder", "source_encoder"):  # two models at once are one too many
+            workspace.__dict__.pop(name, None)
         return NeighborIndex.build(vectors, workspace.config.index, seed=workspace.config.seed)
 
     def once(self, name: str, make: Callable[[], T]) -> T:
@@ -252,6 +254,12 @@ def check_finished(workspace: Workspace) -> None:
     for stage in ("embed", "index", "graph", "fit"):
         if stage in workspace.stages:
             workspace._made(stage)
+
+
+def _kept(workspace: Workspace) -> bool:
+    """Say whether the guard kept what fine-tuning made."""
+    manifest = read_manifest(workspace._made("finetune"))
+    return bool(manifest and manifest["facts"]["kept"])
 
 
 def key_of(workspace: Workspace) -> str:
