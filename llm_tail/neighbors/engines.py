@@ -2,7 +2,7 @@
 
 An engine speaks of rows alone. Approximate ones hold entries of their own (*slots*) and remember which row each stands
 for: a new vector always gets a new slot, and that of the old one is marked dead. Putting another vector into an old
-slot, as hnswlib offers, leaves items that no search reaches any more (W. Xiao et al., "Enhancing HNSW Index for
+slot, as hnswlib offers, can leave items that no search reaches any more (W. Xiao et al., "Enhancing HNSW Index for
 Real-Time Updates", https://arxiv.org/abs/2407.07871); dead slots only cost room, until the links are made anew.
 """
 

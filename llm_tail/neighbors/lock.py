@@ -71,9 +71,12 @@ class ReadWriteLock:
                 try:
                     self._free.wait_for(lambda: not self._writing and (self._passes or not self._writers_waiting))
                     self._passes = max(self._passes - 1, 0)
-                finally:  # Ctrl-C may end the wait; nobody then waits for a reader that will not come
+                except BaseException:  # Ctrl-C; no writer waits for a reader that will not come
+                    self._passes = min(self._passes, self._readers_waiting - 1)
+                    self._free.notify_all()
+                    raise
+                finally:
                     self._readers_waiting -= 1
-                    self._passes = min(self._passes, self._readers_waiting)
             self._n_readers += 1
 
     def _leave_read(self) -> None:

@@ -67,7 +67,7 @@ class FaissEngine(SlotEngine):
             asked.sel = lib.IDSelectorBitmap(self._alive)
         similarities, slots = self._faiss.search(queries, k, params=asked)  # (n_queries, k)
         similarities[slots < 0] = -np.inf
-        return slots, similarities
+        return slots, np.minimum(similarities, 1.0, out=similarities)
 
     def save(self, folder: Path) -> None:
         """Write the slots and the links."""

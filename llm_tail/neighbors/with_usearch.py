@@ -50,7 +50,7 @@ class UsearchEngine(SlotEngine):
         keys, distances = found.keys.reshape(n, -1)[:, :k], found.distances.reshape(n, -1)[:, :k]
         there = np.arange(keys.shape[1]) < counts[:, None]
         slots[:, : keys.shape[1]] = np.where(there, keys, 0)
-        similarities[:, : keys.shape[1]] = np.where(there, 1.0 - distances, -np.inf)
+        similarities[:, : keys.shape[1]] = np.where(there, np.minimum(1.0 - distances, 1.0), -np.inf)
         return slots, similarities
 
     def save(self, folder: Path) -> None:
