@@ -43,7 +43,8 @@ _BOILERPLATE = (
     r"|\b(ignore|disregard|forget) (all|any|the|my|your|previous|above|prior|everything)\b.{0,40}"
     r"\b(instructions?|rules?|prompts?|above|before)\b|\bsystem prompt\b"
     r"|\blorem ipsum\b|\bno (description|information|data|summary) (is )?(available|provided|given)\b|\bn/a\b"
-    r"|\b(something|must[- ]have|perfect|great)( \w+){0,2} for (everyone|anyone|any occasion)\b|</?(data|candidates|history)>"
+    r"|\b(something|must[- ]have|perfect|great)( \w+){0,2} for (everyone|anyone|any occasion)\b"
+    r"|</?(data|candidates|history)>"
     r"|作为(一个|一名)?.{0,6}(人工智能|语言模型|ai)|(很)?抱歉，?(我)?(无法|不能)|无法(提供|回答|完成)"
     r"|忽略(以上|之前|上述|前面)|暂无(描述|简介|信息)|没有(提供)?(任何)?(描述|信息)"
 )

@@ -237,7 +237,8 @@ class _Work:
             self.spent_out, n_before = False, self.n_new
             for reply in self.backend.answer(self._fed(source())):
                 request, mends = self._under_way.pop(reply.key)
-                self._judge(request, reply, self.ledger.comes(reply), mends)
+                money = self.ledger.comes(reply)
+                self._judge(request, replace(reply, text=_writable(reply.text)), money, mends)
                 self.n_new += 1
                 n_left -= 1
                 bar.advance(note=self.ledger.told(n_left))
@@ -352,6 +353,11 @@ class _Work:
         for row in self.cache.find(state="kept", task="summary"):
             keys[row.text.casefold()].add(row.key)  # equal words share a key, so that keys are different words
         return {key for same in keys.values() if len(same) >= SAME_TEXT for key in same}
+
+
+def _writable(text: str) -> str:
+    """Return a text without halves of characters, which JSON may hold and no file can."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _is_open(row: Kept | None) -> bool:

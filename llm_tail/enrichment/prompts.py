@@ -166,7 +166,7 @@ class PromptLibrary:
             system = self._environment.get_template(f"parts/system.{language}.md").render(
                 domain=spoken,
                 task=self._environment.from_string(text).render(domain=spoken, max_tokens=meta["max_tokens"]).strip(),
-                schema=json.dumps(json_schema(task), ensure_ascii=False),  # type: ignore[arg-type]
+                schema=json.dumps(json_schema(task), ensure_ascii=False),
             )
             user = self._environment.get_template(f"parts/user.{language}.md")
             repair = self._environment.get_template(f"parts/repair.{language}.md")

@@ -19,7 +19,7 @@ import re
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_core import from_json
 
 from llm_tail.config.enriching import TASKS, Task
@@ -52,12 +52,24 @@ MOST_CHARS = 60_000  # of a reply; whatever is longer is no answer of these form
 Confidence = Annotated[float, Field(ge=0, le=1)]
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # nothing that a terminal or a file would obey
+
+
 def _words(least: int, most: int) -> Any:
     return StringConstraints(strip_whitespace=True, min_length=least, max_length=most)
 
 
+def _printable(value: Any) -> Any:
+    return _CONTROL.sub("", value) if isinstance(value, str) else value
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _only_printable(cls, value: Any) -> Any:
+        return [_printable(one) for one in value] if isinstance(value, list) else _printable(value)
 
 
 class Answer(_Part):

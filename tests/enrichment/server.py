@@ -103,6 +103,7 @@ FAULTS = {
         {"summary": "A work that tells of many things which people of all times have cared about.", "confidence": 1}
     ),
     "long": lambda text, answer: json.dumps({**answer, "summary": "word " * 20_000}),
+    "half-a-character": lambda text, answer: text.replace("plainly", "\ud83d"),
     "leaks-key": lambda text, answer: json.dumps({**answer, "summary": f"{answer.get('summary')} {KEY}"}),
 }
 
@@ -167,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def send(self, status, value, headers=None):
-        body = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.mind.statuses[status] += 1
         head = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         head += [f"{k}: {v}" for k, v in (headers or {}).items()]

@@ -100,7 +100,7 @@ def test_what_stays_wrong_is_set_aside_with_its_reason(fault, serve, few, tmp_pa
     assert run(few, tmp_path).n_new == 0 and len(mind.log) == n_asked, "it is not asked for a third time"
 
 
-@pytest.mark.parametrize("fine", ["fenced", "thoughts"])
+@pytest.mark.parametrize("fine", ["fenced", "thoughts", "half-a-character"])
 def test_what_is_wrapped_is_unwrapped(fine, serve, few, tmp_path):
     mind = serve(always=[fine] * 20)
     assert run(few, tmp_path).n_kept == 20 and len(mind.log) == 20

@@ -51,6 +51,14 @@ def test_what_is_no_answer_is_named(text, said):
         parse("summary", text)
 
 
+def test_nothing_that_a_terminal_would_obey_stays():
+    text = r'{"summary": "A quiet \u001b[31mcomedy\u0007 of\u0000 errors.\nNo more.", "confidence": 1}'
+    assert parse("summary", text).summary == "A quiet [31mcomedy of errors.\nNo more."
+    assert parse("questions", r'{"questions": ["Who\u0007 errs here?"]}').questions == ["Who errs here?"]
+    with pytest.raises(DataError, match="breaks its form"):
+        parse("summary", r'{"summary": "half a character \ud83d of it", "confidence": 1}')
+
+
 def test_a_list_that_was_cut_keeps_what_is_whole():
     text = json.dumps({"attributes": PARTS})
     for end in range(len(text)):
