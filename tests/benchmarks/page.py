@@ -1,6 +1,6 @@
 """How soon the page shows something: many made items, a stand-in for the service, a real headless Chromium.
 
-    python -m tests.benchmarks.page --items 60000 --out /tmp/page
+    python -m tests.benchmarks.page --items 60000 --out shots
 
 The stand-in answers with the models of `llm_tail.service.answers` and costs next to nothing, so what is measured is the
 page: the time from the start of the navigation until the start view, the map's points and an item are on the screen.

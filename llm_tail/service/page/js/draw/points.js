@@ -94,7 +94,7 @@ export class PointCanvas {
    */
   radius(camera, fit) {
     const room = Math.sqrt((this.width * this.height) / Math.max(this.x.length, 1));
-    return Math.min(8, Math.max(0.9, Math.min(4.2, room * 0.24) * Math.sqrt(camera.scale / fit)));
+    return Math.min(8, Math.max(1.1, Math.min(4.2, room * 0.26) * Math.sqrt(camera.scale / fit)));
   }
 
   /**
