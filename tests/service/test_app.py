@@ -419,3 +419,26 @@ def test_the_map_gets_communities_as_soon_as_it_is_drawn(client):
     assert told.kind != "pca" or told.community.names
     node = answers.GraphAnswer(**client.get("/graph/k0").json()).nodes[0]
     assert node.community >= 0 and client.get("/info").json()["communities"] == len(told.community.names) > 0
+
+
+def test_a_catalogue_without_people_is_served_as_far_as_it_goes(shop_copy):
+    from llm_tail.service import create_app
+    from llm_tail.workspace import Workspace
+
+    Workspace.open(shop_copy, ["data.interactions=''"]).run()
+    with TestClient(create_app(quiet(shop_copy, "data.interactions=''")), raise_server_exceptions=False) as asked:
+        told = answers.InfoAnswer(**asked.get("/info").json())
+        assert told.n_people == 0 and told.models == [] and told.segments == {}
+        assert asked.get("/items/k0").json()["segment"] is None and len(ids(asked.get("/items/k0/similar?k=3"))) == 3
+        upserted = asked.post("/items", json={"items": [{"item_id": "saw", "title": "Bread saw"}]}).json()
+        assert upserted["searchable"] and not upserted["scored"]
+        assert asked.post("/feedback", json={"user": "eve", "item_id": "saw"}).status_code == 200
+        for answer in (
+            asked.get("/items/k0/together"),
+            asked.get("/items/k0/explain"),
+            asked.post("/recommendations", json={"history": ["k0"]}),
+        ):
+            assert answer.status_code == 409 and "interactions" in answer.json()["error"]
+        assert answers.ExposureAnswer(**asked.get("/exposure").json()).shares.cold == 0
+        assert answers.MapAnswer(**asked.get("/map").json()).segment.names == []
+        assert "llm_tail_items 29.0" in asked.get("/metrics").text
