@@ -72,8 +72,8 @@ class FactoredEmbeddings:
     def between(self, voices: sp.csr_matrix, listeners: sp.csr_matrix) -> Floats:
         """Return what mixtures of warm items say of other mixtures, shape (n_voices, n_listeners)."""
         said: Floats = (voices @ self.queries) @ np.asarray(listeners @ self.keys).T
-        shared = voices @ sp.diags(self._alone) @ listeners.T
-        said -= shared.toarray()
+        alone = sp.csr_matrix((voices.data * self._alone[voices.indices], voices.indices, voices.indptr), voices.shape)
+        said -= (alone @ listeners.T).toarray()
         return np.asarray(said, dtype=np.float32)
 
     def column(self, places: NDArray[Any], shares: Floats) -> Floats:

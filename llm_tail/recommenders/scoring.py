@@ -36,10 +36,12 @@ class ScoreMatrix:
     _mass: float
     _weights: Floats | None
     _lift: Floats
+    _voice: Floats
+    _place_of: Rows  # among the warm items; -1 for cold ones
 
     def _rows(self, owned: Rows, asked: Rows | None = None) -> tuple[Floats, Floats, Floats]:
         """Return the own, borrowed and text part of what owned items say of those asked, each (n_owned, n_asked)."""
-        voice = speech(self._counts, self.config)[owned][:, None]  # (n_owned, 1)
+        voice = self._voice[owned][:, None]  # (n_owned, 1)
         own, borrowed = self._heard(owned, asked)
         own *= voice
         borrowed *= voice
@@ -60,9 +62,7 @@ class ScoreMatrix:
 
     def _heard(self, owned: Rows, asked: Rows | None) -> tuple[Floats, Floats]:
         """Return what the IDs of owned items say of those asked, and of their neighbours, each (n_owned, n_asked)."""
-        warm, known = self._collaborative.warm, self._collaborative
-        column = np.full(len(self._vectors), -1, dtype=np.int64)
-        column[warm] = np.arange(len(warm))
+        warm, known, column = self._collaborative.warm, self._collaborative, self._place_of
         place, lent = column[owned], self._borrowing
         if asked is not None:
             column, lent = column[asked], lent[asked]
@@ -102,7 +102,9 @@ class ScoreMatrix:
     def _assemble(self) -> None:
         """Add the parts up once, where the whole matrix is small enough to be kept."""
         n = len(self._vectors)
-        self._lift = lift(self._counts, self.config)
+        self._lift, self._voice = lift(self._counts, self.config), speech(self._counts, self.config)
+        self._place_of = np.full(n, -1, dtype=np.int64)
+        self._place_of[self._collaborative.warm] = np.arange(len(self._collaborative.warm))
         self._weights: Floats | None = None
         if 4 * n * n <= WHOLE_BYTES:
             self._weights = np.empty((n, n), dtype=np.float32)
@@ -150,7 +152,7 @@ class ScoreMatrix:
         column[warm] = said
         text = text_kernel(self._vectors, self._vectors[[row]], self.config.kernel_power)[:, 0]
         column += text * (text_weights(self._counts[[row]], self.config)[0] * np.float32(self._mass))
-        column *= speech(self._counts, self.config) * self._lift[row]
+        column *= self._voice * self._lift[row]
         column[row] = 0.0
         return column
 

@@ -126,9 +126,7 @@ def _thin_vectors(model: HybridRecommender, known: FactoredEmbeddings, dim: int)
     how many people own them, by way of two matrices of their width.
     """
     n, warm, config = len(model.items), known.warm, model.config
-    place = np.full(n, -1, dtype=np.int64)
-    place[warm] = np.arange(len(warm))
-    voices = mixture(place, model._borrowing, len(warm))  # (n_items, n_warm): who speaks for an owned item
+    voices = mixture(model._place_of, model._borrowing, len(warm))  # (n_items, n_warm): who speaks for an owned item
     own_share = trust(model._counts, config)
     keys = np.asarray(model._borrowing @ known.keys, dtype=np.float32)
     keys *= ((1.0 - own_share) * np.float32(config.borrow))[:, None]
