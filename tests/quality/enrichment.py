@@ -90,14 +90,14 @@ class Case:
         self.vectors = encoder.encode(self.texts)
         self._backends: dict[str, Extractive] = {}
 
-    def added(self, parts: Sequence[str], *, only_thin: bool = False, **options: float) -> list[str]:
-        """Return texts with what extraction gives at their end."""
+    def added(self, parts: Sequence[str], *, only: str = "", **options: float) -> list[str]:
+        """Return texts with what extraction gives at their end, for ``thin`` or ``told`` items only where asked."""
         backend = self.backend(parts, **options)
         told = backend.extract(np.arange(len(self.texts)))
         found = []
         for row, (text, (phrases, guesses, loans)) in enumerate(zip(self.texts, told, strict=True)):
             words = [g.value for g in guesses] + [p.words for p in phrases] + [loan.word for loan in loans]
-            use = words and (backend._thin[row] or not only_thin)
+            use = words and only in ("", "thin" if backend._thin[row] else "told")
             found.append(". ".join(filter(None, [text, ", ".join(words)])) if use else text)
         return found
 
@@ -153,7 +153,8 @@ class Case:
 VALIDATION: dict[str, Callable[[Case], list[str] | np.ndarray]] = {
     "no enrichment": lambda case: case.vectors,
     "keyphrases": lambda case: case.added(["keyphrases"]),
-    "keyphrases, thin items only": lambda case: case.added(["keyphrases"], only_thin=True),
+    "keyphrases, thin items only": lambda case: case.added(["keyphrases"], only="thin"),
+    "keyphrases, described items only": lambda case: case.added(["keyphrases"], only="told"),
     "categories, sure at .8": lambda case: case.added(["categories"]),
     "categories, sure at .6": lambda case: case.added(["categories"], min_confidence=0.6),
     "borrowed, 4 words": lambda case: case.added(["borrowed"], n_borrowed=4),
