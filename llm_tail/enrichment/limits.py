@@ -13,7 +13,8 @@ from llm_tail.enrichment.cache import Spent
 from llm_tail.errors import ConfigError
 
 BURST = 1.0  # seconds of unused room that may be caught up with
-BYTES_PER_TOKEN = 3.0  # of UTF-8, before replies have told better: few tokenizers need more tokens than that
+BYTES_PER_TOKEN = 3.5  # of UTF-8, as most tokenizers have it
+FEWEST_BYTES = 2.0  # of a token, for budgets, before replies have told better
 OVERHEAD = 16  # tokens that a chat template adds to a request
 
 
@@ -130,9 +131,8 @@ class Ledger:
 
     def estimate(self, request: Request) -> tuple[int, int]:
         """Return at most how many tokens a request sends and gets."""
-        ratio = 1 / BYTES_PER_TOKEN
-        if self._bytes > 10_000:
-            ratio = min(ratio, 1.2 * self._counted / self._bytes)
+        known = self._bytes > 10_000
+        ratio = 1.2 * self._counted / self._bytes if known else 1 / FEWEST_BYTES
         return int(_bytes(request) * ratio) + OVERHEAD * len(request.messages), request.max_tokens
 
     def has_room(self, request: Request) -> bool:

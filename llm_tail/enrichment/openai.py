@@ -101,8 +101,8 @@ class OpenAiBackend:
         address = os.environ.get(self.config.base_url_from, "").strip() or None
         if address is not None and urlsplit(address).scheme not in ("http", "https"):
             raise ConfigError(
-                f"{self.config.base_url_from} is {self._clean(address)!r}, expected an address such as "
-                "http://localhost:8000/v1"
+                f"{self.config.base_url_from} holds no address of a server (it may hold a secret and is not shown); "
+                "expected an address such as http://localhost:8000/v1"
             )
         return openai.OpenAI(api_key=self._secret, base_url=address, max_retries=0, timeout=self.config.timeout)
 

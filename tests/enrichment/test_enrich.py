@@ -136,6 +136,19 @@ def test_items_without_words_are_not_asked_about(serve, tmp_path):
     assert run(Catalog.from_items(items), tmp_path).n_asked == 1 and len(mind.log) == 1
 
 
+def test_a_chinese_catalogue_is_asked_and_answers_in_chinese(serve, tmp_path):
+    shelf = [
+        ("hong", "红楼梦", "一个大家族的兴衰，以及一对年轻人的爱情。"),
+        ("xi", "西游记", "一位僧人和三个徒弟去西方取经。"),
+    ]
+    catalog = Catalog.from_items([{"item_id": i, "title": t, "description": d} for i, t, d in shelf])
+    mind = serve()
+    found = run(catalog, tmp_path, tasks=["summary", "attributes", "intents", "questions"])
+    assert found.n_kept == 8 and "红楼梦" in found.enrichment.of("hong", "summary")[0].value
+    assert found.enrichment.of("xi", "summary")[0].provenance.prompt == "summary.zh@1 books@1"
+    assert "红楼梦" in mind.log[0]["messages"][1]["content"], "letters stay letters, and cost no escapes"
+
+
 # ---- budgets
 
 
