@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from llm_tail.errors import DataError
@@ -48,3 +48,12 @@ def check_answer(n_queries: int, k: int, n_items: int) -> None:
     """Raise `DataError` where an answer would be larger than any memory, most of it empty."""
     if k > max(n_items, 1) and n_queries * k > MOST_CELLS:
         raise DataError(f"k is {k:,} for {n_queries:,} queries of {n_items:,} items; ask for fewer, or fewer at once")
+
+
+def names_of(item_ids: str | Iterable[str]) -> list[str]:
+    """Return one id, or several, as a list, each once."""
+    if isinstance(item_ids, str):
+        return [item_ids]
+    if not isinstance(item_ids, Iterable):
+        raise DataError(f"the ids are {item_ids!r}, expected one or several str")
+    return list(dict.fromkeys(map(str, item_ids)))

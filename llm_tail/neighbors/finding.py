@@ -52,18 +52,16 @@ def find(
     allowed: Allowed | None = None,
 ) -> tuple[Rows, Similarities]:
     """Return the k nearest rows of each query; what `NeighborIndex.query` returns, for arguments that were checked."""
-    if allowed is None and excluded is None and len(queries) == 1 and not engine.is_exact and 2 * k < table.n_live:
-        rows, similarities = engine.search(queries, k, _wide(k, ef))
-        line = similarities[0].tolist()
-        # Whole, without equals, and the query no zero vector: the plain case of a service takes the short way.
-        if 1.0 >= line[0] != 0.0 and line[-1] >= -1.0 and len(set(line)) == k:
-            return rows, similarities
     n_there = table.n_live if allowed is None else len(allowed.rows)
     width = min(k, n_there)
     ask = width if excluded is None else min(width + 1, n_there)
     if width and allowed is not None:
         ask = _asked_through(ask, n_there / table.n_live, len(queries), engine, table)
     graph = not engine.is_exact and 0 < 2 * ask < table.n_live
+    if graph and len(queries) == 1 and width == k:
+        plain = _one(engine, queries, k, ask, ef, excluded, allowed)
+        if plain is not None:
+            return plain
     found = np.full((len(queries), k), -1, dtype=np.int64), np.full((len(queries), k), -np.inf, dtype=np.float32)
     if not width:
         return found
@@ -76,6 +74,28 @@ def find(
             rows, similarities = _exactly(table, queries[part], width, left_out, allowed)
         found[0][part, :width], found[1][part, :width] = rows, similarities
     return found
+
+
+def _one(
+    engine: Engine, query: Vectors, k: int, ask: int, ef: int, excluded: Rows | None, allowed: Allowed | None
+) -> tuple[Rows, Similarities] | None:
+    """Return the answer to one question where it is plain, the short way that a service takes; None where it is not.
+
+    Plain is: as many as were asked for, none as near as another, and the query no zero vector.
+    """
+    rows, similarities = engine.search(query, ask, _wide(ask, ef))  # (1, ask)
+    if excluded is not None or allowed is not None:
+        keep = similarities[0] > -1.0
+        if excluded is not None:
+            keep &= rows[0] != excluded[0]
+        if allowed is not None:
+            keep &= allowed.mask[rows[0]]
+        places = np.flatnonzero(keep)[:k]
+        if len(places) < k:
+            return None
+        rows, similarities = rows[:, places], similarities[:, places]
+    line = similarities[0].tolist()
+    return (rows, similarities) if 1.0 >= line[0] != 0.0 and line[-1] >= -1.0 and len(set(line)) == k else None
 
 
 def _asked_through(k: int, share: float, n_queries: int, engine: Engine, table: ItemTable) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from llm_tail.data.ids import IdMap, Rows
 from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import DataError
+from llm_tail.neighbors.answers import names_of
 from llm_tail.neighbors.columns import Gate
 from llm_tail.neighbors.exact import Vectors, unit_vectors
 from llm_tail.neighbors.living import LivingSearch
@@ -144,7 +145,7 @@ class KeptIndex:
 
     def removed(self, item_ids: str | Iterable[str], n_threads: int = 1) -> Rows:
         """Do what `remove` does and return the old rows in their new order, shape (n_items left,)."""
-        names = [item_ids] if isinstance(item_ids, str) else list(dict.fromkeys(map(str, item_ids)))
+        names = names_of(item_ids)
         with self._living.writing:
             rows = self._living.table.rows(names)
             if (rows < 0).any():

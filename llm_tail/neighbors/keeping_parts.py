@@ -20,6 +20,7 @@ from llm_tail.config import IndexConfig
 from llm_tail.data.ids import IdMap, Rows
 from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import DataError, StaleArtifactError
+from llm_tail.neighbors.answers import names_of
 from llm_tail.neighbors.columns import Gate
 from llm_tail.neighbors.exact import unit_vectors
 from llm_tail.neighbors.index import NeighborIndex
@@ -157,7 +158,7 @@ class KeptParts:
         UnknownIdError
             If an item is not there.
         """
-        names = [item_ids] if isinstance(item_ids, str) else list(dict.fromkeys(map(str, item_ids)))
+        names = names_of(item_ids)
         with self._writing:
             rows = self.rows(names)
             if (rows < 0).any():

@@ -143,7 +143,8 @@ class LivingSearch:
 
 def sample_of(table: ItemTable, engine: Engine, ef: int, *, k: int, n: int, seed: int) -> Measured:
     """Return what an engine finds of a sample of the table."""
-    return RecallSample(table, k=k, n=n, seed=seed).measure(lambda q, rows, e: find(table, engine, q, k, e, rows), ef)
+    sample = RecallSample(table, k=k, n=n, seed=seed)
+    return sample.measure(lambda q, rows, e: find(table, engine, q, sample.k, e, rows), ef)
 
 
 def _looked(table: ItemTable, engine: Engine, config: IndexConfig, ef: int = 0) -> Measured:

@@ -27,7 +27,7 @@ from llm_tail.data.catalog import Catalog
 from llm_tail.data.ids import IdMap, Rows
 from llm_tail.data.segments import Segments
 from llm_tail.errors import CorruptArtifactError, DataError, UnknownIdError
-from llm_tail.neighbors.answers import Neighbors
+from llm_tail.neighbors.answers import Neighbors, names_of
 from llm_tail.neighbors.columns import Columns, Gate, Where
 from llm_tail.neighbors.exact import Similarities, check_k
 from llm_tail.neighbors.tokens import tokens_of
@@ -184,7 +184,7 @@ class WordIndex:
 
     def remove(self, item_ids: str | Iterable[str]) -> None:
         """Take items out, all of them or, where one is unknown, none; `UnknownIdError` then."""
-        names = [item_ids] if isinstance(item_ids, str) else list(dict.fromkeys(map(str, item_ids)))
+        names = names_of(item_ids)
         with self._writing:
             before = self._texts
             rows = before.rows(names)

@@ -155,10 +155,21 @@ def test_wrong_changes_are_refused_and_change_nothing(index):
         index.update(Embeddings(["new"], np.ones((1, 24)), encoder="another"))
     with pytest.raises(UnknownIdError, match="closest are: i599"):
         index.remove(["i1", "i5999"])
+    with pytest.raises(DataError, match="the ids are 5, expected"):
+        index.remove(5)
     assert index.fingerprint() == before and len(index) == 600
     index.add(Embeddings([], np.zeros((0, 24))))
     index.remove([])
     assert index.fingerprint() == before
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 12])
+def test_a_handful_of_items_is_searched_as_well(config, n):
+    index = NeighborIndex.build(made(n), config)
+    assert index.recall() == index.recall(k=50) == 1.0 and len(index.similar("i0", 5)) == min(n - 1, 5)
+    index.add(Embeddings(["x"], np.ones((1, 24))))
+    index.compact()
+    assert len(index.similar("x", 20)) == n
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch):
