@@ -7,7 +7,7 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 TIMEOUT = 180  # seconds for a cell
-SLOW = {"02_finetune"}  # trains three times: most of a minute
+SLOW = {"02_finetune", "05_enrichment"}  # these train or go over the books many times: half a minute and more
 each_run = pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem) for path in NOTEBOOKS],
