@@ -52,7 +52,7 @@ def config(tmp_path_factory):
         item_frame=pd.concat([shop.items(), more]),
         extra="[serve]\nrate = 0\ncompare_base = true\n",
     )
-    Workspace.open(path).run()
+    Workspace.open(path).run(until="fit")
     return path
 
 
@@ -286,18 +286,19 @@ def test_filters_narrow_a_search_and_can_be_taken_out(visit):
     page.get_by_role("alert").wait_for()
 
 
-@pytest.mark.parametrize(
-    ("column", "kind", "sign", "value"),
-    [("brand", "text", "=", 'say "hi" \\ there'), ("in", "list", "!=", "or"), ("page count", "number", "<=", "1,5")],
-)
-def test_conditions_are_written_as_the_index_reads_them(visit, column, kind, sign, value):
-    words = visit().evaluate(
-        "async given => (await import('./page/js/parts/filter.js')).condition(...given)",
-        [{"name": column, "kind": kind}, sign, value],
-    )
-    check = Filter.parse(words)._node
-    assert (check.column, check.how) == (column, sign)
-    assert check.values == (value.replace(",", "."),)
+def test_conditions_are_written_as_the_index_reads_them(visit):
+    page = visit()
+    for column, kind, sign, value in (
+        ("brand", "text", "=", 'say "hi" \\ there'),
+        ("in", "list", "!=", "or"),
+        ("page count", "number", "<=", "1.5"),
+    ):
+        words = page.evaluate(
+            "async given => (await import('./page/js/parts/filter.js')).condition(...given)",
+            [{"name": column, "kind": kind}, sign, value],
+        )
+        check = Filter.parse(words)._node
+        assert (check.column, check.how, check.values) == (column, sign, (value,))
 
 
 # ---- an item
