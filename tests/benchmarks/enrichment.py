@@ -79,6 +79,7 @@ def measure(folder: Path, given: argparse.Namespace, address: str) -> None:
         if child.poll() is None:
             child.send_signal(signal.SIGKILL)
         child.communicate()
+        time.sleep(2 * given.latency + 0.5)  # what the server still had under way belongs to this run
         _, after, took = bill(address, before)
         seconds, n_answers = seconds + took, n_answers + after - before - 1
         with AnswerCache(folder) as cache:
