@@ -71,7 +71,9 @@ class Titles:
             place = self._text.find(letters, int(self._ends[row]))  # on in the next title
 
     def _by_count(self, rows: Iterator[int]) -> list[int]:
-        return sorted(dict.fromkeys(rows), key=lambda row: (-self._counts[row], row))
+        found = np.unique(np.fromiter(rows, dtype=np.int64))
+        best: list[int] = found[np.argsort(-self._counts[found], kind="stable")].tolist()
+        return best
 
 
 def _starts(title: str) -> Iterator[int]:

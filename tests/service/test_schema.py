@@ -74,7 +74,7 @@ def test_every_operation_is_tried(told):
     assert there == set(OPERATIONS)
 
 
-def test_every_operation_says_what_it_is_for_and_shows_an_example(told):
+def test_every_operation_says_what_it_is_for_and_what_may_go_wrong(told):
     schema, _ = told
     for path, methods in schema.raw_schema["paths"].items():
         for method, operation in methods.items():
