@@ -1,8 +1,8 @@
 """CatalogMap: a place in two dimensions for every item, so that near items lie near each other on a picture.
 
 t-SNE (L. van der Maaten and G. Hinton, 2008) in the fast form of openTSNE (P. Poličar et al., 2024; G. Linderman et
-al., 2019) where that is installed (extra ``map``), and scikit-learn's elsewhere. Its time grows with the items, so at most
-`MOST` of them are laid out so; the others go where their nearest among these lie.
+al., 2019) where that is installed (extra ``map``), and scikit-learn's elsewhere. Its time grows with the items, so at
+most `MOST` of them are laid out so; the others go where their nearest among these lie.
 """
 
 from __future__ import annotations
