@@ -96,7 +96,10 @@ class ItemsAnswer(Answer):
 
 
 class SearchAnswer(Answer):
-    """What was found for words."""
+    """What was found for words.
+
+    The score is the cosine by vectors, BM25 by words, and by both the sum of 1 / (60 + place) over the two rankings.
+    """
 
     q: str
     how: Literal["vectors", "words", "both"]
