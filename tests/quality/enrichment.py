@@ -164,6 +164,7 @@ VALIDATION: dict[str, Callable[[Case], list[str] | np.ndarray]] = {
     "thin vectors .2 towards neighbours'": lambda case: case.smoothed(0.2),
     "all vectors .2 towards neighbours'": lambda case: case.smoothed(0.2, all_items=True),
     "own columns in the text": lambda case: case.own_columns(),
+    "nothing cut (what true words are worth)": lambda case: ItemText().texts(case.whole),
 }
 TEST = (
     "no enrichment",
@@ -174,6 +175,7 @@ TEST = (
     "all parts",
     "all vectors .2 towards neighbours'",
     "own columns in the text",
+    "nothing cut (what true words are worth)",
 )
 
 
@@ -194,6 +196,8 @@ def main() -> None:
     judge, figures = _judge(arguments.protocol), {}
     for name in arguments.data:
         names = list(VALIDATION) if arguments.phase == "validation" else list(TEST)
+        if name not in CUT:
+            names = names[:-1]
         wanted = [one for one in names if not arguments.only or one in (names[0], *arguments.only)]
         encoder = Kept(arguments.work / f"{name}.npz")
         values: dict[str, list[dict[str, pd.Series]]] = {variant: [] for variant in wanted}
