@@ -61,6 +61,9 @@ class EnrichmentConfig(Settings):
         None, ge=0, le=2, description="Randomness of the answers; what the prompt suggests if not given."
     )
     max_answer_tokens: int = Field(800, ge=16, le=32_768, description="Longest answer.")
+    thinking_tokens: int = Field(
+        0, ge=0, le=100_000, description="Tokens that a model may think before it answers; for models that do."
+    )
     structured: Literal["auto", "schema", "json", "none"] = Field(
         "auto", description="How the form is asked of the server; auto goes from schema to none as it refuses."
     )

@@ -140,7 +140,7 @@ class Asker:
         shown = _shown(task, near)
         hinted = float(prompt.hints.get("temperature", 0.0))
         temperature = hinted if self.config.temperature is None else self.config.temperature
-        max_tokens = min(prompt.max_tokens, self.config.max_answer_tokens)
+        max_tokens = min(prompt.max_tokens, self.config.max_answer_tokens) + self.config.thinking_tokens
         asked_of = [backend.name, backend.model, dict(backend.settings), temperature, max_tokens]
         # Equal words get one answer, whoever's they are, but for a backend that looks behind them.
         whose = subject if backend.extracts else ""

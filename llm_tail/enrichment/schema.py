@@ -241,6 +241,8 @@ def _object(text: str, form: type[Answer]) -> dict[str, Any]:
     if len(text) > MOST_CHARS:
         raise DataError(f"the answer has {len(text):,} characters, expected at most {MOST_CHARS:,}")
     text = _THOUGHTS.sub("", text)
+    if re.match(r"\s*<think(ing)?>", text):
+        raise DataError("the answer ends within the model's thoughts; [enrichment] thinking_tokens makes room for them")
     start = text.find("{")
     if start < 0:
         raise DataError("the answer is empty" if not text.strip() else "the answer holds no JSON object")

@@ -42,6 +42,7 @@ def test_what_is_meant_is_found(text):
         (json.dumps({**SUMMARY, "price": 3}), "price: Extra inputs"),
         (json.dumps({**SUMMARY, "summary": ["a"]}), "valid string"),
         ("{" * 100_000, "characters, expected at most"),
+        ('<think>So {"summary": "A whale and a captain", "confidence"', "ends within the model's thoughts"),
         ("[" * 50_000, "holds no JSON object"),
         ('{"a":' * 10_000, "is no JSON"),
     ],
