@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llm_tail.artifacts import Artifact, read_manifest, write_artifact
 from llm_tail.enrichment.result import Enrichment
 from llm_tail.enrichment.schema import field_of
-from llm_tail.workspace.generated import ENRICHED, FIELDS, answers_folder, source_text
+from llm_tail.workspace.generated import ENRICHED, FIELDS, answers_folder, field_names, is_read, source_text
 
 if TYPE_CHECKING:
     from llm_tail.enrichment.asking import Asker
@@ -55,7 +55,10 @@ def make_enriched(workspace: Workspace, folder: Path, made_from: str) -> str:
     with write_artifact(folder, KIND, made_from, facts) as draft:
         Enrichment(made.table.filter(pc.invert(is_profile))).save(draft.file(FIELDS))
         Enrichment(made.table.filter(is_profile)).save(draft.file(PROFILES))
-    return str(outcome)
+    names = field_names(workspace.config)
+    if not names or is_read(workspace.config):
+        return str(outcome)
+    return f"{outcome}; nothing reads them yet: add {', '.join(names)} to [text] fields or [graph] relations"
 
 
 def read_enriched(found: Artifact) -> Enrichment:

@@ -69,6 +69,12 @@ def field_names(config: RunConfig) -> list[str]:
     return [PREFIX + task for task in config.enrichment.tasks if task != "profile"] if uses_generated(config) else []
 
 
+def is_read(config: RunConfig) -> bool:
+    """Say whether any setting makes use of what is generated."""
+    named = any(_is_ours(name) for table, key in _LISTS for name in getattr(getattr(config, table), key))
+    return named or "question" in config.lora.pairs
+
+
 def source_text(config: RunConfig) -> TextConfig:
     """Return how an item becomes a text before anything is generated."""
     fields = [name for name in config.text.fields if not _is_ours(name)]

@@ -141,6 +141,11 @@ def test_extracted_words_need_nobody(tmp_path):
     assert workspace.enrichment.tasks == ("attributes", "summary")
 
 
+def test_fields_that_nothing_reads_are_mentioned(tmp_path):
+    workspace = Workspace.open(shop.write(tmp_path, extra=ON + '[encoder]\nruntime = "tfidf"\n'))
+    assert "nothing reads them yet: add generated_attributes" in workspace.run_stage("enrich").note
+
+
 def test_the_key_is_not_in_the_record(asked):
     config, _ = asked
     workspace = Workspace.open(config)
