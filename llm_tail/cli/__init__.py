@@ -16,6 +16,7 @@ from llm_tail.cli import (
     evaluate,
     explain,
     explore,
+    map,
     recommend,
     related,
     review,
@@ -59,6 +60,7 @@ app.command("export", rich_help_panel=_TUNED)(adapters.export)
 app.command("similar", rich_help_panel=_ASK)(similar.similar)
 app.command("related", rich_help_panel=_ASK)(related.related)
 app.command("export-graph", rich_help_panel=_ASK)(related.export_graph)
+app.command("map", rich_help_panel=_ASK)(map.catalog_map)
 app.command("recommend", rich_help_panel=_ASK)(recommend.recommend)
 app.command("explain", rich_help_panel=_ASK)(explain.explain)
 app.command("explore", rich_help_panel=_ASK)(explore.explore)

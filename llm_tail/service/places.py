@@ -5,13 +5,19 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llm_tail.data.segments import Segments
+from llm_tail.errors import MissingExtraError
+from llm_tail.workspace.overview import kept_map
 
+if TYPE_CHECKING:
+    from llm_tail.workspace import Workspace
+
+MADE_AT_ONCE = 3_000  # items of a catalogue whose map is made when the service starts
 FINEST = 65_535  # steps of a coordinate; as a code, none
 NAMES = ("head", "tail", "cold")
 
@@ -52,6 +58,20 @@ class Places:
             "community": _column(groups, self.names),
             "kind": self.kind,
         }
+
+
+def of_run(workspace: Workspace, vectors: NDArray[Any]) -> Places:
+    """Return the map that the run keeps, or makes where that takes seconds; else the two main directions.
+
+    ``llm-tail map`` makes it for a catalogue of any size.
+    """
+    try:
+        found = workspace.map if len(vectors) <= MADE_AT_ONCE else kept_map(workspace)
+    except MissingExtraError:  # communities of so dense a graph need the extra; a page without them is still a page
+        found = None
+    if found is None:
+        return by_components(vectors)
+    return Places(found.xy, found.community, found.names, found.kind)
 
 
 def by_components(vectors: NDArray[Any]) -> Places:

@@ -20,7 +20,7 @@ from llm_tail.neighbors.index import NeighborIndex
 from llm_tail.recommenders.baselines import BASELINES
 from llm_tail.service.drift import Drift
 from llm_tail.service.filtering import Filtering
-from llm_tail.service.places import Places, by_components
+from llm_tail.service.places import Places, of_run
 from llm_tail.service.problems import ConflictError
 from llm_tail.service.queries import QueryEncoder
 from llm_tail.service.stock import Stock
@@ -85,7 +85,7 @@ class ServedRun:
         self.completion = Titles(self.titles, counts)
         self.filtering = Filtering(self.catalog, self.segments)
         self.words = workspace.words
-        self.places = by_components(np.asarray(self.index.vectors, dtype=np.float32))
+        self.places = of_run(workspace, np.asarray(self.index.vectors, dtype=np.float32))
         self.stock = Stock(self.row_of, self.hybrid)
         self._others: dict[str, Recommender] = {}
         self._made: dict[str, Any] = {}

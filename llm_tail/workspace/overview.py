@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llm_tail.artifacts import fingerprint, read_manifest
@@ -27,24 +28,43 @@ def map_of(workspace: Workspace) -> CatalogMap:
     Made anew where vectors, graph, texts, segments or seed are others: about a minute for 60,000 items. A run without a
     graph has a map without communities.
     """
-    from llm_tail.neighbors.layout import CatalogMap, catalog_map
+    from llm_tail.neighbors.layout import catalog_map
 
-    segments, seed, embeddings = workspace.segments, workspace.config.seed, workspace.embeddings
-    labels = None if segments is None else segments.labels()
-    try:
-        tied = workspace.graph.fingerprint()
-    except (ConfigError, StaleArtifactError):
-        tied = ""
-    words = workspace.catalog.fingerprint() if tied else ""
-    made_from = fingerprint(VERSION, embeddings.fingerprint(), tied, words, labels, seed)
+    kept = kept_map(workspace)
+    if kept is not None:
+        return kept
+    communities = workspace.communities if _tied(workspace) else None
+    segments, seed = workspace.segments, workspace.config.seed
+    places = catalog_map(workspace.embeddings, communities=communities, segments=segments, seed=seed)
+    with suppress(OSError):  # in a folder that may only be read it is made again each time
+        places.save(workspace.folder / FOLDER, _made_from(workspace))
+    return places
+
+
+def kept_map(workspace: Workspace) -> CatalogMap | None:
+    """Return the map if it is there and not out of date; None otherwise, or where it is damaged."""
+    from llm_tail.neighbors.layout import CatalogMap
+
     folder = workspace.folder / FOLDER
     try:
         manifest = read_manifest(folder)
-        if manifest is not None and manifest["fingerprint"] == made_from:
-            return CatalogMap.load(folder, made_from)
+        if manifest is None or manifest["fingerprint"] != _made_from(workspace):
+            return None
+        return CatalogMap.load(folder)
     except (CorruptArtifactError, StaleArtifactError):
-        pass  # it is nothing that cannot be made again
-    communities = workspace.communities if tied else None
-    places = catalog_map(embeddings, communities=communities, segments=segments, seed=seed)
-    places.save(folder, made_from)
-    return places
+        return None  # it is nothing that cannot be made again
+
+
+def _tied(workspace: Workspace) -> str:
+    """Return the digest of the run's graph; empty where it has none."""
+    try:
+        return workspace.graph.fingerprint()
+    except (ConfigError, StaleArtifactError):
+        return ""
+
+
+def _made_from(workspace: Workspace) -> str:
+    labels = None if workspace.segments is None else workspace.segments.labels()
+    tied = _tied(workspace)
+    words = workspace.catalog.fingerprint() if tied else ""
+    return fingerprint(VERSION, workspace.embeddings.fingerprint(), tied, words, labels, workspace.config.seed)

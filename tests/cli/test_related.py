@@ -51,3 +51,11 @@ def test_export(finished_shop, tmp_path, suffix):
 
 def test_a_wrong_suffix_is_an_error(finished_shop, tmp_path):
     assert asked("export-graph", finished_shop, "--out", tmp_path / "graph.csv")[0].exit_code == 1
+
+
+def test_a_map_is_made_and_drawn(shop_copy, tmp_path):
+    done, text = asked("map", shop_copy, "--out", tmp_path / "map.png", "--by", "segment")
+    assert done.exit_code == 0 and text.startswith("CatalogMap(28 items")
+    assert (tmp_path / "map.png").stat().st_size > 5_000
+    assert len(json.loads(asked("map", shop_copy, "--json")[1])) == 28
+    assert asked("map", shop_copy, "--out", tmp_path / "map.txt")[0].exit_code == 1

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from llm_tail.workspace import Workspace
+from llm_tail.workspace.overview import kept_map
 
 
 def test_a_run_has_a_map_and_communities(shop_copy):
@@ -37,3 +38,10 @@ def test_a_damaged_or_old_map_is_made_again(shop_copy):
 def test_a_run_without_a_graph_has_a_map_too(shop_copy):
     workspace = Workspace.open(shop_copy, ["graph.neighbors=3"])  # not made with this setting yet
     assert workspace.map.names == () and (workspace.map.community == -1).all()
+
+
+def test_only_a_map_that_fits_is_kept(shop_copy):
+    assert kept_map(Workspace.open(shop_copy)) is None
+    _ = Workspace.open(shop_copy).map
+    assert kept_map(Workspace.open(shop_copy)) is not None
+    assert kept_map(Workspace.open(shop_copy, ["graph.neighbors=3"])) is None
