@@ -52,13 +52,17 @@ def find(
     allowed: Allowed | None = None,
 ) -> tuple[Rows, Similarities]:
     """Return the k nearest rows of each query; what `NeighborIndex.query` returns, for arguments that were checked."""
+    if allowed is None and excluded is None and len(queries) == 1 and not engine.is_exact and 2 * k < table.n_live:
+        rows, similarities = engine.search(queries, k, _wide(k, ef))
+        if _is_plain(similarities, k):
+            return rows, similarities
     n_there = table.n_live if allowed is None else len(allowed.rows)
     width = min(k, n_there)
     ask = width if excluded is None else min(width + 1, n_there)
     if width and allowed is not None:
         ask = _asked_through(ask, n_there / table.n_live, len(queries), engine, table)
     graph = not engine.is_exact and 0 < 2 * ask < table.n_live
-    if graph and len(queries) == 1 and width == k:
+    if graph and len(queries) == 1 and width == k and (excluded is not None or allowed is not None):
         plain = _one(engine, queries, k, ask, ef, excluded, allowed)
         if plain is not None:
             return plain
@@ -76,26 +80,33 @@ def find(
     return found
 
 
+def _is_plain(similarities: Similarities, k: int) -> bool:
+    """Say whether the answer to one question is whole, without equals, and the query no zero vector.
+
+    Then it is as it has to be, and a service that asks one by one gets it the short way.
+    """
+    line = similarities[0].tolist()
+    if line[0] > 1.0:  # a distance can be -1e-7
+        np.minimum(similarities, 1.0, out=similarities)
+        line = similarities[0].tolist()
+    return line[0] != 0.0 and line[-1] >= -1.0 and len(set(line)) == k
+
+
 def _one(
     engine: Engine, query: Vectors, k: int, ask: int, ef: int, excluded: Rows | None, allowed: Allowed | None
 ) -> tuple[Rows, Similarities] | None:
-    """Return the answer to one question where it is plain, the short way that a service takes; None where it is not.
-
-    Plain is: as many as were asked for, none as near as another, and the query no zero vector.
-    """
+    """Return the answer to one question with rows left out, where it is plain; None where it is not."""
     rows, similarities = engine.search(query, ask, _wide(ask, ef))  # (1, ask)
-    if excluded is not None or allowed is not None:
-        keep = similarities[0] > -1.0
-        if excluded is not None:
-            keep &= rows[0] != excluded[0]
-        if allowed is not None:
-            keep &= allowed.mask[rows[0]]
-        places = np.flatnonzero(keep)[:k]
-        if len(places) < k:
-            return None
-        rows, similarities = rows[:, places], similarities[:, places]
-    line = similarities[0].tolist()
-    return (rows, similarities) if 1.0 >= line[0] != 0.0 and line[-1] >= -1.0 and len(set(line)) == k else None
+    keep = similarities[0] > -1.0
+    if excluded is not None:
+        keep &= rows[0] != excluded[0]
+    if allowed is not None:
+        keep &= allowed.mask[rows[0]]
+    places = np.flatnonzero(keep)[:k]
+    if len(places) < k:
+        return None
+    rows, similarities = rows[:, places], similarities[:, places]
+    return (rows, similarities) if _is_plain(similarities, k) else None
 
 
 def _asked_through(k: int, share: float, n_queries: int, engine: Engine, table: ItemTable) -> int:

@@ -157,6 +157,8 @@ class NeighborIndex(KeptIndex):
         living = self._living
         k, queries = check_k(k), unit_vectors(vectors, "the queries", living.table.dim)
         with living.lock.read():
+            if exclude_rows is None and where is None and k <= len(living.table):
+                return living.find(queries, k)
             return self._find(queries, k, exclude_rows, where)
 
     def _find(
