@@ -78,7 +78,11 @@ class HybridConfig(Settings):
         1.0, gt=0, le=100, description="Scores of tail items are multiplied by this; 1 leaves them as they are."
     )
     head_price: float = Field(
-        0.01, ge=0, le=1, description="Share of the warm and of the overall ranking that a chosen tail_lift may cost."
+        0.03,
+        ge=0,
+        le=1,
+        description="Share of the warm and overall ranking that a chosen tail_lift may cost; but never more than these "
+        "have gained over ID embeddings alone.",
     )
     goal: Literal["all", "warm", "tail", "cold", "overall"] = Field(
         "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."

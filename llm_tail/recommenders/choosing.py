@@ -29,7 +29,8 @@ CHEAP: dict[str, Sequence[float]] = {
 PENALTIES = ((50.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
-LIFTS = (1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5, 3.0)
+SAFETY = 1.005  # a lead of less is none
+LIFTS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2.0, 2.5, 3.0)
 PEOPLE = (100, 4000)  # at least and at most, who are asked
 MOST_SCORES = 160_000_000  # people asked times items: half a dozen arrays of so many float32 are held
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
@@ -131,11 +132,18 @@ class Chooser:
         self.config = best
 
     def _lift_tail(self) -> None:
-        """Lift tail items as far as it pays and the head can afford: only then are they shown at no one's expense."""
+        """Lift tail items as far as it pays and the head can afford: only then are they shown at no one's expense.
+
+        The head can afford what it has gained over ID embeddings alone, up to a share of what it has.
+        """
         goal, price = self.config.goal, self.config.head_price
-        best, before = self.config, self.measure(self.config)
-        floors = {name: (1.0 - price) * before[name] for name in ("warm", "overall") if name in before}
+        best, before, alone = self.config, self.measure(self.config), self._alone()
         quality = objective(before, goal)
+        floors = {
+            name: max((1.0 - price) * before[name], min(SAFETY * alone[name], before[name]))
+            for name in ("warm", "overall")
+            if name in before
+        }
         for factor in LIFTS:
             candidate = self.config.replace(tail_lift=self.config.tail_lift * factor)
             found = self.measure(candidate)
@@ -143,6 +151,13 @@ class Chooser:
             if affordable and is_better(objective(found, goal), quality):
                 best, quality = candidate, objective(found, goal)
         self.config = best
+
+    def _alone(self) -> dict[str, float]:
+        """Return what ID embeddings alone reach in each ranking, by the best of the penalties that were solved for."""
+        plain = self.config.replace(gate=0.0, borrow=0.0, text_weight=0.0, thin_text_weight=0.0, damping=0.0)
+        tried = self.fitter.solved if isinstance(self.fitter, GramFitter) else [(plain.ridge, plain.pull)]
+        found = [self.measure(plain.replace(ridge=ridge, pull=pull)) for ridge, pull in tried]
+        return {name: max(measured[name] for measured in found) for name in found[0]}
 
     def _learn(self, collaborative: CollaborativeEmbeddings) -> dict[str, Any]:
         """Train the attention; keep the best state on validation, which may be the untrained one."""

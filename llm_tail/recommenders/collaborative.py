@@ -83,6 +83,11 @@ class GramFitter:
         self.text = text_weights(vectors[self.warm], text_ridge)  # (n_warm, n_warm)
         self._solved: dict[tuple[float, float], CollaborativeEmbeddings] = {}
 
+    @property
+    def solved(self) -> list[tuple[float, float]]:
+        """The penalties (ridge, pull) whose solutions are kept."""
+        return list(self._solved)
+
     def fit(self, ridge: float, pull: float) -> CollaborativeEmbeddings:
         """Solve for one pair of penalties; O(n_warm^3) time at the first call, n_warm^2 float32 are kept."""
         if (ridge, pull) not in self._solved:
