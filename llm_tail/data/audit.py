@@ -128,7 +128,7 @@ class Audit:
             Finding(**{**finding, "examples": tuple(finding["examples"])}) for finding in values["findings"]
         )
         curve = tuple((float(share), float(events)) for share, events in values["figures"]["curve"])
-        return cls(findings, Figures(**{**values["figures"], "curve": curve}))
+        return cls(findings, Figures(**{"n_low_weights": 0, **values["figures"], "curve": curve}))
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings)) or "nothing was found that is wrong with this data"
