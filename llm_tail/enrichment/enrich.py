@@ -21,6 +21,7 @@ from llm_tail.enrichment.asking import Asker
 from llm_tail.enrichment.backends import Backend, Reply, Request
 from llm_tail.enrichment.cache import AnswerCache, Kept, Spent
 from llm_tail.enrichment.checks import check
+from llm_tail.enrichment.interrupts import gentle_interrupts
 from llm_tail.enrichment.limits import Ledger
 from llm_tail.enrichment.provenance import History
 from llm_tail.enrichment.result import Enrichment, Generated, Provenance
@@ -192,6 +193,8 @@ class _Work:
     spent_out: bool = False
     _under_way: dict[str, tuple[Request, bool]] = field(default_factory=dict)  # with whether it mends an answer
 
+    _interrupted: Callable[[], bool] = field(default=lambda: False)
+
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.config, self.cache.spent())
 
@@ -211,9 +214,9 @@ class _Work:
             self.spent_out = True  # said before anything is asked of anybody
             return
         self.backend.check()
-        with Bar("enriching", n_open + self.n_wrong) as bar:
+        with gentle_interrupts() as self._interrupted, Bar("enriching", n_open + self.n_wrong) as bar:
             self._run(lambda: ((request, False) for request in self._open()), bar, n_open)
-            if self.n_wrong and not self.spent_out:
+            if self.n_wrong and not self.spent_out and not self._interrupted():
                 self._run(lambda: ((request, True) for request in self._wrong()), bar, self.n_wrong)
 
     def _count(self) -> int:
@@ -248,6 +251,8 @@ class _Work:
     def _fed(self, source: Iterator[tuple[Request, bool]]) -> Iterator[Request]:
         """Yield requests as long as the budget lasts, each written down before it leaves."""
         for request, mends in source:
+            if self._interrupted():
+                return
             if request.key in self._under_way:
                 continue  # the same words under another id: one answer for both
             if self.backend.costs and not self.ledger.has_room(request):

@@ -155,8 +155,6 @@ class OpenAiBackend:
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Yield replies as they come; up to ``in_flight`` requests are under way.
 
-        An interrupt lets those under way come home first, for they are paid for; a second one does not wait.
-
         Raises
         ------
         BackendError
@@ -175,14 +173,7 @@ class OpenAiBackend:
                     under_way.add(pool.submit(self._one, request))
                 if not under_way:
                     break
-                try:
-                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                except KeyboardInterrupt as interrupt:
-                    if stopped is not None:
-                        raise
-                    stopped = interrupt
-                    self._stop.set()
-                    continue
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 for future in done:
                     error = future.exception()
                     if error is None:

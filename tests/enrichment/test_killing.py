@@ -7,6 +7,7 @@ import time
 import pytest
 
 from llm_tail.enrichment.cache import AnswerCache
+from llm_tail.enrichment.interrupts import gentle_interrupts
 
 from . import killing
 
@@ -61,3 +62,21 @@ def test_an_interrupt_waits_for_what_is_under_way(serve, tmp_path):
     assert child.returncode != 0
     with AnswerCache(tmp_path) as cache:
         assert cache.counts() == {"kept": sum(mind.computed.values())}
+
+
+@pytest.mark.parametrize("n_signals", [0, 1, 2])
+def test_the_first_interrupt_is_noted_and_the_second_raises(n_signals):
+    before, reached = signal.getsignal(signal.SIGINT), []
+
+    def block():
+        with gentle_interrupts() as interrupted:
+            for _ in range(n_signals):
+                signal.raise_signal(signal.SIGINT)
+                reached.append(interrupted())
+
+    if n_signals:
+        with pytest.raises(KeyboardInterrupt):
+            block()
+    else:
+        block()
+    assert reached == [True] * min(n_signals, 1) and signal.getsignal(signal.SIGINT) is before
