@@ -26,7 +26,9 @@ CHEAP: dict[str, Sequence[float]] = {
     "text_weight": (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
     "gate": (0.1, 0.3, 1.0, 3.0),
 }
-PENALTIES = ((50.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
+PENALTIES = ((50.0, 100.0), (5.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
+PENALTY_NAMES = ("ridge", "pull", "text_ridge")
+TEXT_RIDGES = (0.1, 1.0, 10.0)
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 SAFETY = 1.005  # a lead of less is none
@@ -82,6 +84,7 @@ class Chooser:
         self._train, self._vectors, self._neighborhood = train, vectors, neighborhood
         self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
         self._aged = None if aged is None else aged[self.task.users]
+        self._head = 0.0  # the warm ranking of ID embeddings alone
         self._signals: tuple[Any, Signals] | None = None
         self._text: tuple[Any, Floats] | None = None
 
@@ -92,13 +95,14 @@ class Chooser:
         record["given"] = self.measure(self.config)
         if self.config.tune:
             self._tune()
+            record["alone"] = self._head
             record["tuned"] = self.measure(self.config)
         if self.config.learn and isinstance(self.fitter, GramFitter):
-            record["attention"] = self._learn(self.fitter.fit(self.config.ridge, self.config.pull))
+            record["attention"] = self._learn(self.fitter.fit(*_penalties(self.config)))
         if self.config.tune:
             self._lift_tail()
             record["lifted"] = self.measure(self.config)
-        names = ("ridge", "pull", "damping", "tail_lift", *CHEAP, *(() if self._aged is None else ("recency",)))
+        names = (*PENALTY_NAMES, "damping", "tail_lift", *CHEAP, *(() if self._aged is None else ("recency",)))
         record["settings"] = {name: getattr(self.config, name) for name in names}
         return record
 
@@ -107,14 +111,22 @@ class Chooser:
         return self.task.measure(self._signals_of(config).fuse(self._counts, config))
 
     def _quality(self, config: HybridConfig) -> float:
-        return objective(self.measure(config), self.config.goal)
+        """Return what is maximised; of all goals, what is lost in warm against ID embeddings alone counts more."""
+        measured = self.measure(config)
+        lost = self._head - measured.get("warm", 0.0) if self.config.goal == "all" else 0.0
+        return objective(measured, self.config.goal) - max(0.0, lost)
 
     def _tune(self) -> None:
         slow = isinstance(self.fitter, GramFitter) and len(self.fitter.warm) > FAST_ITEMS
         penalties = [] if slow else PENALTIES
         costly = [{"ridge": ridge, "pull": pull} for ridge, pull in penalties] + [{"damping": d} for d in DAMPINGS]
+        costly += [] if slow else [{"text_ridge": ridge} for ridge in TEXT_RIDGES]
         if self._aged is not None:
             costly = [{"recency": r} for r in RECENCIES] + costly
+        for change in costly if self.config.goal == "all" else []:
+            if not change.keys() & {"damping", "recency"}:
+                self.fitter.fit(*_penalties(self.config.replace(**change)))
+        self._head = self._alone().get("warm", 0.0)
         with Bar("tuning on validation", total=1 + ROUNDS * (len(costly) + 1)) as bar:
             best, quality = coordinate_search(self.config, CHEAP, self._quality, passes=1)
             bar.advance(1)
@@ -155,8 +167,8 @@ class Chooser:
     def _alone(self) -> dict[str, float]:
         """Return what ID embeddings alone reach in each ranking, by the best of the penalties that were solved for."""
         plain = self.config.replace(gate=0.0, borrow=0.0, text_weight=0.0, thin_text_weight=0.0, damping=0.0)
-        tried = self.fitter.solved if isinstance(self.fitter, GramFitter) else [(plain.ridge, plain.pull)]
-        found = [self.measure(plain.replace(ridge=ridge, pull=pull)) for ridge, pull in tried]
+        tried = self.fitter.solved if isinstance(self.fitter, GramFitter) else [_penalties(plain)]
+        found = [self.measure(plain.replace(**dict(zip(PENALTY_NAMES, one, strict=True)))) for one in tried]
         return {name: max(measured[name] for measured in found) for name in found[0]}
 
     def _learn(self, collaborative: CollaborativeEmbeddings) -> dict[str, Any]:
@@ -200,13 +212,17 @@ class Chooser:
 
     def _signals_of(self, config: HybridConfig) -> Signals:
         """Return the signals of the people asked; the last ones made are kept."""
-        key = (config.ridge, config.pull, config.damping, config.recency)
+        key = (*_penalties(config), config.damping, config.recency)
         if self._signals is None or self._signals[0] != key:
             taken = self.task.histories if self._aged is None else weigh(self._aged, config.recency)
             histories = self._damped(taken, config)
-            if self._text is None or self._text[0] != key[2:]:
-                self._text = (key[2:], text_signal(histories, self._vectors, config.kernel_power))
-            collaborative = self.fitter.fit(config.ridge, config.pull)
+            if self._text is None or self._text[0] != key[3:]:
+                self._text = (key[3:], text_signal(histories, self._vectors, config.kernel_power))
+            collaborative = self.fitter.fit(*_penalties(config))
             text, power = self._text[1], config.kernel_power
             self._signals = (key, Signals.of(histories, collaborative, self._borrowing, self._vectors, power, text))
         return self._signals[1]
+
+
+def _penalties(config: HybridConfig) -> tuple[float, float, float]:
+    return config.ridge, config.pull, config.text_ridge

@@ -80,20 +80,30 @@ class GramFitter:
         self.warm = check_size(train, max_items)
         taken = train[:, self.warm]
         self.gram = (taken.T @ taken).tocsr()
-        self.text = text_weights(vectors[self.warm], text_ridge)  # (n_warm, n_warm)
-        self._solved: dict[tuple[float, float], CollaborativeEmbeddings] = {}
+        self._vectors, self._text_ridge = vectors, text_ridge
+        self._text: tuple[float, Weights] | None = None  # (n_warm, n_warm), the last one made
+        self._solved: dict[tuple[float, float, float], CollaborativeEmbeddings] = {}
 
     @property
-    def solved(self) -> list[tuple[float, float]]:
-        """The penalties (ridge, pull) whose solutions are kept."""
+    def solved(self) -> list[tuple[float, float, float]]:
+        """The penalties (ridge, pull, text_ridge) whose solutions are kept."""
         return list(self._solved)
 
-    def fit(self, ridge: float, pull: float) -> CollaborativeEmbeddings:
-        """Solve for one pair of penalties; O(n_warm^3) time at the first call, n_warm^2 float32 are kept."""
-        if (ridge, pull) not in self._solved:
-            solved = CollaborativeEmbeddings(l3ae_weights(self.gram, self.text, ridge, pull), self.warm)
-            self._solved[ridge, pull] = solved
-        return self._solved[ridge, pull]
+    def fit(self, ridge: float, pull: float, text_ridge: float | None = None) -> CollaborativeEmbeddings:
+        """Solve for these penalties; O(n_warm^3) time at the first call, n_warm^2 float32 are kept.
+
+        `text_ridge` is that of the constructor where it is left out.
+        """
+        key = (ridge, pull, self._text_ridge if text_ridge is None else text_ridge)
+        if key not in self._solved:
+            solved = CollaborativeEmbeddings(l3ae_weights(self.gram, self._texts(key[2]), ridge, pull), self.warm)
+            self._solved[key] = solved
+        return self._solved[key]
+
+    def _texts(self, ridge: float) -> Weights:
+        if self._text is None or self._text[0] != ridge:
+            self._text = (ridge, text_weights(self._vectors[self.warm], ridge))
+        return self._text[1]
 
 
 Embedded = CollaborativeEmbeddings | FactoredEmbeddings

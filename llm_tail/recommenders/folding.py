@@ -78,7 +78,7 @@ def fold_in(
         if folded is not None:
             return folded, record | {"solved": "columns", "steps": steps}
     fitter = fitter_for(after, vectors, config, seed)
-    return fitter.fit(config.ridge, config.pull), record | {"solved": "whole"}
+    return fitter.fit(config.ridge, config.pull, config.text_ridge), record | {"solved": "whole"}
 
 
 def _fair_share(taken: sp.csr_matrix, n_warm: int) -> float:

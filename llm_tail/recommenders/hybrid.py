@@ -128,7 +128,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
         if self.config.tune or self.config.learn:
             fitter = self._choose(train, validation, graph, attention)
         fitter = fitter or fitter_for(taken, self._vectors, self.config, self.seed)
-        self._collaborative = fitter.fit(self.config.ridge, self.config.pull)
+        self._collaborative = fitter.fit(self.config.ridge, self.config.pull, self.config.text_ridge)
         self._counts = item_counts(taken)
         self._learned = {name: tensor.numpy() for name, tensor in attention.state_dict().items()}
         self._borrowing = self._attend(attention, self._near or self._neighborhood(self._counts, graph))

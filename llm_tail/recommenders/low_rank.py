@@ -134,18 +134,19 @@ class LowRankFitter:
         self._directions = np.ascontiguousarray(directions[kept].T, dtype=np.float32)  # (n_warm, k)
         told = np.square(self._directions) @ self._spread.astype(np.float32)
         self._rest = np.maximum(np.asarray(taken.power(2).sum(axis=0)).ravel() - told, 0.0)  # (n_warm,)
-        self._text = text_factors(vectors[self.warm], text_ridge)
-        self._last: tuple[tuple[float, float], FactoredEmbeddings] | None = None
+        self._vectors, self._text_ridge = vectors, text_ridge
+        self._last: tuple[tuple[float, float, float], FactoredEmbeddings] | None = None
 
-    def fit(self, ridge: float, pull: float) -> FactoredEmbeddings:
-        """Solve for one pair of penalties; the last solution is kept."""
-        if self._last is None or self._last[0] != (ridge, pull):
+    def fit(self, ridge: float, pull: float, text_ridge: float | None = None) -> FactoredEmbeddings:
+        """Solve for these penalties, `text_ridge` being that of the constructor if left out; the last one is kept."""
+        key = (ridge, pull, self._text_ridge if text_ridge is None else text_ridge)
+        if self._last is None or self._last[0] != key:
             self._last = None  # two at once may be more than there is room for
-            self._last = ((ridge, pull), self._solve(ridge, pull))
+            self._last = (key, self._solve(*key))
         return self._last[1]
 
-    def _solve(self, ridge: float, pull: float) -> FactoredEmbeddings:
-        left, right, _ = self._text
+    def _solve(self, ridge: float, pull: float, text_ridge: float) -> FactoredEmbeddings:
+        left, right, _ = text_factors(self._vectors[self.warm], text_ridge)
         alone = (1.0 / (self._rest + ridge + pull)).astype(np.float32)  # (n_warm,)
         scaled = self._directions * alone[:, None]
         inner = np.diag(1.0 / self._spread) + (self._directions.T @ scaled).astype(np.float64)  # (k, k)
