@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` 
     from llm_tail.evaluation.report import Report
     from llm_tail.neighbors.graph import ItemGraph
     from llm_tail.neighbors.index import NeighborIndex, Neighbors
+    from llm_tail.neighbors.words import WordIndex
     from llm_tail.recommenders.base import Recommender
     from llm_tail.recommenders.hybrid import HybridRecommender
 
@@ -300,6 +301,13 @@ class Workspace:
         return self._load("index", lambda folder: NeighborIndex.load(folder, self.fingerprint("index")))
 
     @cached_property
+    def words(self) -> WordIndex:
+        """Which words stand in which item's text."""
+        from llm_tail.neighbors.words import WordIndex
+
+        return self._load("index", lambda folder: WordIndex.load(folder / "words", self.fingerprint("index")))
+
+    @cached_property
     def graph(self) -> ItemGraph:
         """The items and their ties."""
         from llm_tail.neighbors.graph import ItemGraph
@@ -357,16 +365,25 @@ class Workspace:
         self._models[name] = model
         return model
 
-    def similar(self, item_or_text: str, k: int = 10) -> Neighbors:
+    def similar(
+        self, item_or_text: str, k: int = 10, where: str | Sequence[str] | None = None, how: str | None = None
+    ) -> Neighbors:
         """Return the items nearest to an item or, where no item has that id, to a text.
 
-        Only a text needs the encoder, and so torch where that is the runtime.
+        Parameters
+        ----------
+        item_or_text : str
+            An item id, or any words. Only a text needs the encoder, and so torch where that is the runtime.
+        k : int
+            How many.
+        where : str or sequence of str, optional
+            Filters that all have to let an item through, such as ``brand = Acme and segment = tail``.
+        how : {"vectors", "words", "both"}, optional
+            What is looked at; vectors for an item and both for a text, if left out.
         """
-        if item_or_text in self.index.ids:
-            return self.index.similar(item_or_text, k)
-        if not item_or_text.strip():
-            raise DataError("an empty text is near nothing; give an item id or some words")
-        return self.index.similar(self.runtime.encode([item_or_text], kind="query")[0], k)
+        from llm_tail.workspace.asking import similar
+
+        return similar(self, item_or_text, k, where, how)
 
     @cached_property
     def segments(self) -> Segments | None:
@@ -418,7 +435,7 @@ class Workspace:
         """Drop what was loaded of this stage's old result and of those behind it."""
         held = {"embed": "embeddings", "pretrain": "base_encoder", "finetune": "encoder", "fit": "hybrid"}
         held |= {"enrich": "enrichment"}
-        for name in (held.get(stage, stage), "runtime", *(["enriched_catalog"] if stage == "enrich" else [])):
+        for name in (held.get(stage, stage), "runtime", "words", *(["enriched_catalog"] if stage == "enrich" else [])):
             self.__dict__.pop(name, None)
 
     def __repr__(self) -> str:
