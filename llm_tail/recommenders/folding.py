@@ -52,6 +52,8 @@ def fold_in(
     whole_share : float, optional
         Above this share of touched items everything is solved again, as `fit` does it; if left out, where that is
         faster.
+    seed : int
+        Of what is solved again at low rank.
 
     Raises
     ------
