@@ -157,6 +157,7 @@ def next_steps(workspace: Workspace, config: Path) -> Panel:
     reader, tool = workspace.split.users[0], program()
     commands = (
         (f"{tool} explore {config}", "ask again and again"),
+        (f"{tool} serve {config}", "look around in a browser, at http://127.0.0.1:8000 (extra: serve)"),
         (f'{tool} similar {config} "a detective on the moor"', "find books by words"),
         (f"{tool} explain {config} {some}", "why a book is recommended"),
         (f"{tool} recommend {config} {reader}", "what to show to a simulated reader"),
