@@ -123,8 +123,8 @@ class Chooser:
         costly += [] if slow else [{"text_ridge": ridge} for ridge in TEXT_RIDGES]
         if self._aged is not None:
             costly = [{"recency": r} for r in RECENCIES] + costly
-        for change in costly if self.config.goal == "all" else []:
-            if not change.keys() & {"damping", "recency"}:
+        if self.config.goal == "all" and isinstance(self.fitter, GramFitter):  # of low rank, only the last is kept
+            for change in costly:
                 self.fitter.fit(*_penalties(self.config.replace(**change)))
         self._head = self._alone().get("warm", 0.0)
         with Bar("tuning on validation", total=1 + ROUNDS * (len(costly) + 1)) as bar:
@@ -166,7 +166,9 @@ class Chooser:
 
     def _alone(self) -> dict[str, float]:
         """Return what ID embeddings alone reach in each ranking, by the best of the penalties that were solved for."""
-        plain = self.config.replace(gate=0.0, borrow=0.0, text_weight=0.0, thin_text_weight=0.0, damping=0.0)
+        plain = self.config.replace(
+            gate=0.0, borrow=0.0, text_weight=0.0, thin_text_weight=0.0, damping=0.0, tail_lift=1.0
+        )
         tried = self.fitter.solved if isinstance(self.fitter, GramFitter) else [_penalties(plain)]
         found = [self.measure(plain.replace(**dict(zip(PENALTY_NAMES, one, strict=True)))) for one in tried]
         return {name: max(measured[name] for measured in found) for name in found[0]}
