@@ -267,8 +267,8 @@ def test_an_interrupt_keeps_what_is_whole_and_the_next_run_resumes(call, tmp_pat
         _, said = running.communicate(timeout=120)
         if running.returncode:
             break
-    # Ended by the signal itself is 130 to a shell, too: Python does so where the interrupt fell into an `exec`, as of an
-    # import that makes a dataclass, however well it was handled afterwards.
+    # Ended by the signal is 130 to a shell, too: so Python does where the interrupt fell into an `exec`, as of an
+    # import that makes a dataclass, however well it was handled.
     assert running.returncode in (130, -signal.SIGINT), said
     assert "interrupted" in said and "goes on from there" in said and "Traceback" not in said
     again = call("run", config, "--until", "index", "--json")
