@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from pydantic import StringConstraints
 from starlette.responses import Response
 
 from llm_tail.service import answers, asking, persons
 from llm_tail.service.about_items import PathId, names_of, own_id, service_of
 from llm_tail.service.problems import RESPONSES, reply
+
+Taken = Annotated[str, StringConstraints(max_length=50_000)]
 
 router = APIRouter(responses=RESPONSES)
 
@@ -40,11 +43,14 @@ async def explain(
     request: Request,
     item_id: PathId,
     user: Annotated[str | None, Query(description="A known person.", max_length=512)] = None,
-    history: Annotated[str | None, Query(description="Ids with commas between.", max_length=50_000)] = None,
+    history: Annotated[
+        list[Taken] | None, Query(description="Ids, or some with commas between.", max_length=10_000)
+    ] = None,
 ) -> Response:
     """Return why an item would be recommended to a person; without one, to whom it fits best."""
     service, name = service_of(request), own_id(item_id)
-    run, people, taken = service.run, service.people, None if history is None else names_of(history)
+    run, people = service.run, service.people
+    taken = None if history is None else [x for said in history for x in ([said] if said in run else names_of(said))]
     return reply(await service.work(lambda: persons.explain(run, people, name, user, taken)))
 
 

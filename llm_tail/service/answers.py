@@ -25,7 +25,7 @@
 An id is one part of the path, percent-encoded (``encodeURIComponent``); one with a slash may be written either way, but
 only ``%2F`` keeps an id that ends in a word such as ``/similar`` apart from a question. `where` is repeated, one
 condition each, and all must hold: ``where=brand=Halcyon&where=price<20``. `relations` and `history` are lists with
-commas.
+commas; `history` may be repeated as well, so that an id with a comma in it can be said: ``history=a,b&history=c``.
 
 What goes wrong is a `Problem` with a 4xx status: 400 a question that makes no sense, 401 no or a wrong key, 403 another
 site's page asks, 404 an unknown id, 409 the run cannot answer this, 413 too large, 422 a value of the wrong type or
@@ -75,6 +75,7 @@ class ItemAnswer(Answer):
     segment: Segment | None = Field(description="None where the run has no interactions.")
     n_interactions: int = Field(ge=0, description="People who took it, by training.")
     upserted: bool = Field(False, description="Whether it came or changed through this service, after the run.")
+    row: int | None = Field(None, description="Its point on the map; None for an item that is newer than the run.")
 
 
 class ShownItem(Answer):
@@ -280,7 +281,7 @@ class InfoAnswer(Answer):
     hows: list[Literal["vectors", "words", "both"]]
     languages: dict[str, int] = Field({}, description="Items of each language, where a column says it.")
     columns: list[ColumnInfo]
-    communities: int
+    communities: int = Field(description="0 until the map has been drawn.")
     max_k: int
     loaded: str = Field(description="When the run was loaded, UTC.")
 

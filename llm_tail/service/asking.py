@@ -56,6 +56,7 @@ def item(run: ServedRun, item_id: str) -> dict[str, Any]:
         "segment": card.segment,
         "n_interactions": card.n_interactions,
         "upserted": item_id in run.stock.shelf.items,
+        "row": run.row_of.get(item_id),
     }
 
 

@@ -419,7 +419,7 @@ class Workspace:
             command = f"run: llm-tail {stage} {self.source}"
             if isinstance(error, CorruptArtifactError):
                 raise CorruptArtifactError(error.found, command) from error
-            raise StaleArtifactError(f"{error}: {command}") from error
+            raise StaleArtifactError(f"{str(error).partition('; run:')[0]}; {command}") from error
 
     def _known(self, stage: str) -> str:
         if stage not in STAGES:

@@ -216,6 +216,13 @@ def test_senseless_feedback_is_not_kept(client, change, status):
     assert client.get("/info").json()["n_feedback"] == before
 
 
+def test_an_id_with_a_comma_can_be_said_in_a_history(own_client):
+    own_client.post("/items", json={"items": [{"item_id": "a,b", "title": "Bread saw"}]})
+    for asked in ("history=a,b&history=k0,k1", "history=k0&history=k1&history=a,b"):
+        assert own_client.get(f"/items/k2/explain?{asked}").status_code == 200
+    assert "'b'" in own_client.get("/items/k2/explain?history=k0,b").text
+
+
 def test_a_new_item_is_found_recommended_and_explained_at_once(own_client):
     name = "new/1 ü?#%"
     path = "/items/new%2F1%20%C3%BC%3F%23%25"
@@ -232,6 +239,7 @@ def test_a_new_item_is_found_recommended_and_explained_at_once(own_client):
     assert name in ids(own_client.get("/suggest?q=saw"))
     assert name in ids(own_client.post("/recommendations", json={"history": ["k0"], "k": 28}))
     assert own_client.get(f"{path}/explain").json()["borrowed_share"] > 0
+    assert item.row is None and own_client.get("/items/k1").json()["row"] is not None
     for route in ("related", "together"):
         assert ids(own_client.get(f"{path}/{route}")) == []
     assert own_client.post("/feedback", json={"user": "eve", "item_id": name}).status_code == 200

@@ -401,6 +401,16 @@ def test_the_map_is_drawn_and_moved_and_opened_by_keyboard(visit):
     page.wait_for_function("() => location.hash.startsWith('#/map')")
 
 
+def test_an_item_is_shown_on_the_map(visit):
+    page = visit("#/item/k3")
+    title = page.locator("h1").inner_text()
+    page.get_by_role("link", name="Show on the map").click()
+    page.wait_for_function("() => location.hash.startsWith('#/map') && location.hash.includes('zoom=')")
+    nearest = page.get_by_role("region", name="In the middle").locator("li").first
+    nearest.get_by_text(title, exact=True).wait_for()
+    assert "row=" not in page.evaluate("location.hash")
+
+
 def test_pointing_at_the_map_tells_a_title_and_a_click_opens_it(visit):
     page = visit("#/map")
     page.wait_for_function("() => document.querySelectorAll('.panel .items li').length > 0")

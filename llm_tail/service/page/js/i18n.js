@@ -91,6 +91,7 @@ export const WORDS = {
   "item.facts": ["Facts", "信息"],
   "item.noText": ["This item has no description.", "此物品没有描述。"],
   "item.more": ["Show all", "展开"],
+  "item.onMap": ["Show on the map", "在地图上查看"],
   "item.less": ["Show less", "收起"],
   "item.near": ["Who is near", "谁在附近"],
   "item.byText": ["By text", "按文本"],

@@ -3,7 +3,7 @@
  *
  * @typedef {"head" | "tail" | "cold"} Segment
  * @typedef {{ item_id: string, title: string, description: string, fields: Record<string, unknown>,
- *   segment: Segment | null, n_interactions: number, upserted: boolean }} Item
+ *   segment: Segment | null, n_interactions: number, upserted: boolean, row: number | null }} Item
  * @typedef {{ item_id: string, title: string, score: number, segment: Segment | null, n_interactions: number,
  *   why: string | null }} ShownItem
  * @typedef {{ item_id: string, title: string, segment: Segment | null }} Suggestion

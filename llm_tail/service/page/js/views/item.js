@@ -7,7 +7,7 @@ import { badge, itemList, takeButton } from "../parts/items.js";
 import { later } from "../parts/notes.js";
 import { strip } from "../parts/shares.js";
 import { reasons } from "../parts/why.js";
-import { amend } from "../router.js";
+import { amend, link } from "../router.js";
 import { comparison } from "./compare.js";
 import { surroundings } from "./surroundings.js";
 
@@ -46,7 +46,8 @@ function head(item, signal) {
     h("div.row.kicker", {}, badge(item.segment), item.segment && h("span", {}, t("item.taken", { n: item.n_interactions })),
       item.upserted && h("span", {}, t("item.upserted")), h("code", { dir: "auto" }, item.item_id)),
     h("h1", { dir: "auto" }, item.title),
-    h("div.row", {}, takeButton(item, signal)),
+    h("div.row", {}, takeButton(item, signal),
+      item.row !== null && h("a.button", { href: link("map", "", { row: item.row }) }, t("item.onMap"))),
     h("div.told", {}, description(item.description), facts(item.fields)));
 }
 

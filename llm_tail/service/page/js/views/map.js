@@ -18,6 +18,7 @@ import { zoomButtons } from "./surroundings.js";
 
 const MIDDLE = 8;
 const LISTED = 24;
+const CLOSE = 24; // how near an item is looked at that the address names
 const TITLED = 60; // points in sight whose titles are written beside them
 
 /** @param {import("../main.js").Visit} visit @returns {Promise<import("../main.js").View>} */
@@ -34,7 +35,7 @@ export async function show({ query, signal }) {
     signal,
     open: async (row) => { location.hash = itemLink((await names.of([row]))[0]?.item_id ?? ""); },
     hover: (row, x, y) => hover(row, x, y),
-    rest: quiet((rows, place) => { if (!signal.aborted) { list(rows); amend(place); } }, 180),
+    rest: quiet((rows, place) => { if (!signal.aborted) { list(rows); amend({ row: "", ...place }); } }, 180),
   });
 
   let pointed = -1;
@@ -78,7 +79,9 @@ export async function show({ query, signal }) {
   const body = h("div.chart", {}, panel, h("div.canvas", {}, canvas, labels, tip, zoomButtons(picture)));
   return { title: t("map.title"), body, wide: true, ready: () => {
     colourBy(by);
-    picture.start(["x", "y", "zoom"].map((name) => Number(query.get(name))), MIDDLE);
+    const row = Number(query.get("row") || NaN);
+    const place = row in all.x ? [all.x[row], all.y[row], CLOSE] : ["x", "y", "zoom"].map((name) => Number(query.get(name)));
+    picture.start(place, MIDDLE);
   } };
 }
 
