@@ -259,7 +259,7 @@ def test_the_peak_is_that_of_the_process_alone():
         pytest.skip("only Linux tells the peak of a program apart from that of what started it")
     before = own_peak_mb()
     held = np.ones(40_000_000)
-    assert own_peak_mb() > max(before, held.nbytes / 1e6)
+    assert own_peak_mb() >= max(before, held.nbytes / 1e6)  # what ran before may have peaked higher
     code = "from llm_tail.workspace.measuring import own_peak_mb; print(own_peak_mb())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 10 < float(child.stdout) < held.nbytes / 1e6
