@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,14 +125,16 @@ async def ask(
     port: int, make_one: Callable[[], bytes], rate: float, seconds: float
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], int]:
     """Send questions at their times; return the seconds of those that were answered with 200, and how many were not."""
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
     times: list[float] = []
     failed = 0
 
     async def one(due: float, question: bytes) -> None:
         nonlocal failed
         try:
-            reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
+            while idle and idle[0][0].at_eof():  # the server closes what has waited for some seconds
+                idle.popleft()
+            reader, writer = idle.popleft() if idle else await asyncio.open_connection("127.0.0.1", port)
             writer.write(question)
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
