@@ -1,6 +1,6 @@
 """What the documents say is so: examples run, settings and verbs are named, links lead somewhere.
 
-``python -m tests.test_docs`` writes the settings into README.md again, from the sentences in `llm_tail.config`.
+``python -m tests.test_docs`` writes the settings into configs/README.md again, from the sentences in `llm_tail.config`.
 """
 
 import ast
@@ -27,6 +27,7 @@ from llm_tail.config import RunConfig, Settings
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+SETTINGS = ROOT / "configs" / "README.md"
 START, END = "<!-- settings -->", "<!-- /settings -->"
 MODULES = sorted(
     m.name for m in pkgutil.walk_packages(llm_tail.__path__, "llm_tail.") if not m.name.endswith("__main__")
@@ -232,11 +233,11 @@ def settings_tables():
 
 
 def with_settings(text):
-    """Return the README with the settings as they are now."""
+    """Return the page of settings with these as they are now."""
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):
-        raise SystemExit(f"README.md has no lines {START} and {END}; put them where the settings belong")
+        raise SystemExit(f"configs/README.md has no lines {START} and {END}; put them where the settings belong")
     return f"{before}{START}\n{settings_tables()}\n{END}{after}"
 
 
@@ -246,8 +247,11 @@ def test_every_setting_says_what_it_means(settings):
         assert (field.description or "").endswith("."), f"{settings.__name__}.{name} needs a sentence"
 
 
-def test_the_readme_has_the_settings_as_they_are():
-    assert with_settings(readme()) == readme(), "the settings have changed; write them anew: python -m tests.test_docs"
+def test_the_page_of_settings_has_them_as_they_are():
+    page = SETTINGS.read_text(encoding="utf-8")
+    assert with_settings(page) == page, "the settings have changed; write them anew: python -m tests.test_docs"
+    for target in re.findall(r"\]\(([^)\s]+)\)", page):
+        assert (SETTINGS.parent / target).is_file(), f"configs/README.md links to {target}"
 
 
 def test_llm_tail_config_prints_every_setting(verb):
@@ -397,4 +401,4 @@ def test_no_large_file_is_tracked():
 
 
 if __name__ == "__main__":
-    README.write_text(with_settings(README.read_text(encoding="utf-8")), encoding="utf-8")
+    SETTINGS.write_text(with_settings(SETTINGS.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Settings: one frozen class a stage, all of them in `RunConfig`; TOML in, TOML out.
 
-A setting's one sentence lives beside it and feeds ``--help``, the README and the error messages. Paths in a file are
-relative to that file.
+A setting's one sentence lives beside it and feeds ``--help``, configs/README.md and the error messages. Paths in a
+file are relative to that file.
 """
 
 from __future__ import annotations
