@@ -85,8 +85,11 @@ class Chooser:
         self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
         self._aged = None if aged is None else aged[self.task.users]
         self._head = 0.0  # the warm ranking of ID embeddings alone
+        self._alone: tuple[list[Any], dict[str, float]] = ([], {})  # for which penalties, and what they reach
+        self._qualities: dict[HybridConfig, float] = {}  # of settings that were tried, with the attention as it is
         self._signals: tuple[Any, Signals] | None = None
         self._text: tuple[Any, Floats] | None = None
+        self._kernel: dict[int, Floats] = {}
 
     def choose(self) -> dict[str, Any]:
         """Set `config` and `attention` to the best found; return what was measured and kept."""
@@ -112,9 +115,11 @@ class Chooser:
 
     def _quality(self, config: HybridConfig) -> float:
         """Return what is maximised; of all goals, what is lost in warm against ID embeddings alone counts more."""
-        measured = self.measure(config)
-        lost = self._head - measured.get("warm", 0.0) if self.config.goal == "all" else 0.0
-        return objective(measured, self.config.goal) - max(0.0, lost)
+        if config not in self._qualities:
+            measured, goal = self.measure(config), self.config.goal
+            lost = self._head - measured.get("warm", 0.0) if goal == "all" else 0.0
+            self._qualities[config] = objective(measured, goal) - max(0.0, lost)
+        return self._qualities[config]
 
     def _tune(self) -> None:
         slow = isinstance(self.fitter, GramFitter) and len(self.fitter.warm) > FAST_ITEMS
@@ -126,7 +131,7 @@ class Chooser:
         if self.config.goal == "all" and isinstance(self.fitter, GramFitter):  # of low rank, only the last is kept
             for change in costly:
                 self.fitter.fit(*_penalties(self.config.replace(**change)))
-        self._head = self._alone().get("warm", 0.0)
+        self._head = self._measure_alone().get("warm", 0.0)
         with Bar("tuning on validation", total=1 + ROUNDS * (len(costly) + 1)) as bar:
             best, quality = coordinate_search(self.config, CHEAP, self._quality, passes=1)
             bar.advance(1)
@@ -149,7 +154,7 @@ class Chooser:
         The head can afford what it has gained over ID embeddings alone, up to a share of what it has.
         """
         goal, price = self.config.goal, self.config.head_price
-        best, before, alone = self.config, self.measure(self.config), self._alone()
+        best, before, alone = self.config, self.measure(self.config), self._measure_alone()
         quality = objective(before, goal)
         floors = {
             name: max((1.0 - price) * before[name], min(SAFETY * alone[name], before[name]))
@@ -164,14 +169,17 @@ class Chooser:
                 best, quality = candidate, objective(found, goal)
         self.config = best
 
-    def _alone(self) -> dict[str, float]:
+    def _measure_alone(self) -> dict[str, float]:
         """Return what ID embeddings alone reach in each ranking, by the best of the penalties that were solved for."""
         plain = self.config.replace(
             gate=0.0, borrow=0.0, text_weight=0.0, thin_text_weight=0.0, damping=0.0, tail_lift=1.0
         )
-        tried = self.fitter.solved if isinstance(self.fitter, GramFitter) else [_penalties(plain)]
+        tried = list(self.fitter.solved) if isinstance(self.fitter, GramFitter) else [_penalties(plain)]
+        if tried == self._alone[0]:
+            return self._alone[1]
         found = [self.measure(plain.replace(**dict(zip(PENALTY_NAMES, one, strict=True)))) for one in tried]
-        return {name: max(measured[name] for measured in found) for name in found[0]}
+        self._alone = tried, {name: max(measured[name] for measured in found) for name in found[0]}
+        return self._alone[1]
 
     def _learn(self, collaborative: CollaborativeEmbeddings) -> dict[str, Any]:
         """Train the attention; keep the best state on validation, which may be the untrained one."""
@@ -203,7 +211,7 @@ class Chooser:
         return {"kept": kept > 0, "look": kept, "measured": measured, "loss": losses}
 
     def _look_through(self, attention: NeighborAttention) -> None:
-        self._borrowing, self._signals = self._attend(attention), None
+        self._borrowing, self._signals, self._qualities = self._attend(attention), None, {}
 
     def _attend(self, attention: NeighborAttention) -> sp.csr_matrix:
         return attend(attention, self._neighborhood, self._vectors, self._vectors[self.fitter.warm])
@@ -219,7 +227,7 @@ class Chooser:
             taken = self.task.histories if self._aged is None else weigh(self._aged, config.recency)
             histories = self._damped(taken, config)
             if self._text is None or self._text[0] != key[3:]:
-                self._text = (key[3:], text_signal(histories, self._vectors, config.kernel_power))
+                self._text = (key[3:], text_signal(histories, self._vectors, config.kernel_power, self._kernel))
             collaborative = self.fitter.fit(*_penalties(config))
             text, power = self._text[1], config.kernel_power
             self._signals = (key, Signals.of(histories, collaborative, self._borrowing, self._vectors, power, text))

@@ -15,6 +15,8 @@ from llm_tail.recommenders.collaborative import Embedded
 
 Floats = NDArray[np.float32]
 BLOCK_BYTES = 64 << 20
+KEPT_BYTES = 256 << 20
+PEOPLE_AT_ONCE = 128  # what is said of so few stays in the cache; all at once takes twice as long
 
 
 def trust(counts: NDArray[Any], config: HybridConfig) -> Floats:
@@ -102,7 +104,7 @@ class Signals:
         narrow = collaborative.signal(histories)  # (n_histories, n_warm)
         own = np.zeros(histories.shape, dtype=np.float32)
         own[:, warm] = narrow
-        borrowed = np.zeros((0, 0), np.float32) if borrowing is None else np.ascontiguousarray((borrowing @ narrow.T).T)
+        borrowed = np.zeros((0, 0), np.float32) if borrowing is None else _lent(narrow, borrowing)
         text = text_signal(histories, vectors, power) if text is None else text
         spoken = float(np.abs(narrow).sum(dtype=np.float64))
         worded = float(text.sum(axis=0, dtype=np.float64)[warm].sum())
@@ -111,23 +113,49 @@ class Signals:
 
     def fuse(self, counts: NDArray[Any], config: HybridConfig) -> Floats:
         """Return the scores, shape (n_histories, n_items)."""
-        own_share = trust(counts, config)
-        scores = self.own * own_share
-        scores += self.borrowed * ((1.0 - own_share) * np.float32(config.borrow))
-        scores += self.text * (text_weights(counts, config) * np.float32(self.mass))
-        scores *= lift(counts, config)
+        own_share, lifted = trust(counts, config), lift(counts, config)
+        borrowed_share = (1.0 - own_share) * np.float32(config.borrow)
+        text_share = text_weights(counts, config) * np.float32(self.mass)
+        scores: Floats = np.empty(self.own.shape, dtype=np.float32)
+        for start in range(0, len(scores), PEOPLE_AT_ONCE):
+            some = slice(start, start + PEOPLE_AT_ONCE)
+            part = np.multiply(self.own[some], own_share, out=scores[some])
+            part += self.borrowed[some] * borrowed_share
+            part += self.text[some] * text_share
+            part *= lifted
         return scores
 
 
-def text_signal(histories: sp.csr_matrix, vectors: Floats, power: float) -> Floats:
-    """Return the text kernel summed over histories, shape (n_histories, n_items); no item speaks for itself."""
+def _lent(narrow: Floats, borrowing: sp.csr_matrix) -> Floats:
+    """Return what `narrow`, shape (n_histories, n_warm), says of all items through those that they borrow from."""
+    lent: Floats = np.empty((len(narrow), borrowing.shape[0]), dtype=np.float32)
+    for start in range(0, len(narrow), PEOPLE_AT_ONCE):
+        some = slice(start, start + PEOPLE_AT_ONCE)
+        lent[some] = (borrowing @ np.ascontiguousarray(narrow[some].T)).T
+    return lent
+
+
+def text_signal(
+    histories: sp.csr_matrix, vectors: Floats, power: float, kept: dict[int, Floats] | None = None
+) -> Floats:
+    """Return the text kernel summed over histories, shape (n_histories, n_items); no item speaks for itself.
+
+    For histories that differ in their weights alone, `kept` holds the blocks of the kernel from one call to the next,
+    where they are no larger than KEPT_BYTES together.
+    """
     owned = np.flatnonzero(np.asarray(histories.sum(axis=0)).ravel() > 0)
     narrow = histories[:, owned].tocsc()
     text = np.zeros(histories.shape, dtype=np.float32)
     block = max(1, BLOCK_BYTES // (4 * max(1, len(vectors))))
+    keep = kept is not None and 4 * len(owned) * len(vectors) <= KEPT_BYTES
     for start in range(0, len(owned), block):
         part = slice(start, start + block)
-        text += narrow[:, part].tocsr() @ text_kernel(vectors[owned[part]], vectors, power)
+        kernel = None if kept is None else kept.get(start)
+        if kernel is None:
+            kernel = text_kernel(vectors[owned[part]], vectors, power)
+        if kept is not None and keep:
+            kept[start] = kernel
+        text += narrow[:, part].tocsr() @ kernel
     person, item = histories.nonzero()
     itself = np.minimum(1.0, np.einsum("nd,nd->n", vectors, vectors))
     text[person, item] -= histories.data * itself[item].astype(np.float32)
