@@ -228,6 +228,12 @@ def test_the_audit_looks_at_the_columns_that_make_up_the_text(tmp_path):
     workspace = Workspace.open(config, ['text.fields=["name", "words"]'])
     workspace.run(until="embed")
     assert workspace.audit.of("empty-text") is None
+    unread = workspace.audit.of("unread-words").message
+    assert "category, brand" in unread
+    everything = Workspace.open(config, [unread.partition("[text] ")[2].replace("fields =", "text.fields =")])
+    assert everything.config.text.fields == ["name", "words", "category", "brand"]
+    everything.run(until="audit")
+    assert everything.audit.of("unread-words") is None
     with pytest.raises(DataError, match="did you mean 'name'"):
         Workspace.open(config, ['text.fields=["nam"]']).run()
 

@@ -5,6 +5,7 @@ Which comes when, and which is finished, is for `Workspace` to know.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -47,10 +48,28 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
         except (DataError, ConfigError) as error:
             code = "split" if isinstance(error, DataError) else "setting"
             found = replace(found, findings=(Finding("error", code, str(error)), *found.findings))
+    if unread := _unread_words(workspace):
+        found = replace(found, findings=(*found.findings, Finding("note", "unread-words", unread)))
     with write_artifact(folder, "audit", made_from, {"audit": found.to_dict()}):
         pass
     n = Counter(finding.severity for finding in found.findings)
     return f"errors: {n['error']}, warnings: {n['warning']}, notes: {n['note']}"
+
+
+def _unread_words(workspace: Workspace) -> str:
+    """Say which columns hold words that items share and the encoder never sees, and the line that changes it."""
+    from llm_tail.enrichment.taxonomy import category_columns
+
+    fields = workspace.config.text.fields
+    unread = [name for name in category_columns(workspace.source_catalog) if name not in fields]
+    if not unread:
+        return ""
+    first = [name for name in fields if name != "description"]
+    better = [*first, *unread, *(name for name in fields if name == "description")]
+    return (
+        f"the encoder reads {', '.join(fields)} and not {', '.join(unread)}, which may say more of thin items; "
+        f"to try it: [text] fields = {json.dumps(better, ensure_ascii=False)}"
+    )
 
 
 def make_enrichment(workspace: Workspace, folder: Path, made_from: str) -> str:
