@@ -364,7 +364,8 @@ def _hold_out(user_rows: NDArray[np.int64], held_share: float, rng: np.random.Ge
     frame = pd.DataFrame({"user": user_rows, "key": rng.random(len(user_rows))}).sort_values(["user", "key"])
     nth = frame.groupby("user").cumcount().to_numpy()
     size = frame.groupby("user")["user"].transform("size").to_numpy()
-    held = np.where(size >= 3, np.maximum(1, np.round(size * held_share)), 0)
+    most = (size - 1) // 2  # something is left to learn from
+    held = np.where(size >= 3, np.minimum(most, np.maximum(1, np.round(size * held_share))), 0)
     part = np.zeros(len(user_rows), dtype=np.int64)
     part[frame.index.to_numpy()] = np.where(nth < held, TEST, np.where(nth < 2 * held, VALIDATION, TRAIN))
     return part

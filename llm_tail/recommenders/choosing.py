@@ -33,6 +33,7 @@ RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 SAFETY = 1.005  # a lead of less is none
 LIFTS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2.0, 2.5, 3.0)
+MOST_LIFT = 100.0  # as the setting allows
 PEOPLE = (100, 4000)  # at least and at most, who are asked
 MOST_SCORES = 160_000_000  # people asked times items: half a dozen arrays of so many float32 are held
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
@@ -63,7 +64,7 @@ class Chooser:
     Notes
     -----
     Memory: about six arrays of (people asked, n_items) float32, at most 4,000 people, beside the closed form and its
-    solutions, n_warm^2 float32 for each pair of penalties tried.
+    solutions, n_warm^2 float32 for each of the ten or so penalties tried where there are at most 8,000 warm items.
     """
 
     def __init__(
@@ -85,7 +86,10 @@ class Chooser:
         self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
         self._aged = None if aged is None else aged[self.task.users]
         self._head = 0.0  # the warm ranking of ID embeddings alone
-        self._alone: tuple[list[Any], dict[str, float]] = ([], {})  # for which penalties, and what they reach
+        self._alone: tuple[list[Any], dict[str, float]] = (
+            [],
+            {},
+        )  # for which recency and penalties, and what they reach
         self._qualities: dict[HybridConfig, float] = {}  # of settings that were tried, with the attention as it is
         self._signals: tuple[Any, Signals] | None = None
         self._text: tuple[Any, Floats] | None = None
@@ -162,7 +166,9 @@ class Chooser:
             if name in before
         }
         for factor in LIFTS:
-            candidate = self.config.replace(tail_lift=self.config.tail_lift * factor)
+            if (lifted := self.config.tail_lift * factor) > MOST_LIFT:
+                break
+            candidate = self.config.replace(tail_lift=lifted)
             found = self.measure(candidate)
             affordable = all(found[name] >= floor for name, floor in floors.items())
             if affordable and is_better(objective(found, goal), quality):
@@ -175,10 +181,11 @@ class Chooser:
             gate=0.0, borrow=0.0, text_weight=0.0, thin_text_weight=0.0, damping=0.0, tail_lift=1.0
         )
         tried = list(self.fitter.solved) if isinstance(self.fitter, GramFitter) else [_penalties(plain)]
-        if tried == self._alone[0]:
+        key = [plain.recency, *tried]
+        if key == self._alone[0]:
             return self._alone[1]
         found = [self.measure(plain.replace(**dict(zip(PENALTY_NAMES, one, strict=True)))) for one in tried]
-        self._alone = tried, {name: max(measured[name] for measured in found) for name in found[0]}
+        self._alone = key, {name: max(measured[name] for measured in found) for name in found[0]}
         return self._alone[1]
 
     def _learn(self, collaborative: CollaborativeEmbeddings) -> dict[str, Any]:

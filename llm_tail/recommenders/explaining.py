@@ -121,7 +121,7 @@ def explain(
     row = model.items.row(item)
     person = model.histories[model.users.row(user)] if user is not None else model._history(history or [])
     owned, weight = person.indices.astype(np.int64), person.data
-    own, borrowed, text = ((part[:, row] * weight).astype(np.float64) for part in model._rows(owned))
+    own, borrowed, text = ((part[:, 0] * weight).astype(np.float64) for part in model._rows(owned, np.array([row])))
     brought = own + borrowed + text
     best = [i for i in np.argsort(-brought, kind="stable")[:n] if brought[i] != 0]
     lenders = model._borrowing[row]

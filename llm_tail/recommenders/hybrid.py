@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 # Who took what says nothing of a cold item, and "similar" is what the attention looks at anyway.
 NOT_TEXT = {"similar", "taken_together"}
-MASS_USERS = 2000  # people on whom the two signals are brought to one scale
+MASS_USERS, MASS_SCORES = 2000, 160_000_000  # people on whom the two signals are brought to one scale; theirs
 
 
 class HybridRecommender(ScoreMatrix, Recommender):
@@ -98,7 +98,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
 
     def __init__(self, config: HybridConfig | Mapping[str, Any] | None = None, *, seed: int = 0) -> None:
         self.config = config if isinstance(config, HybridConfig) else HybridConfig(**(config or {}))
-        self.seed = seed
+        self._given, self.seed = self.config, seed
 
     # ---- learning
 
@@ -111,6 +111,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
     ) -> None:
         if embeddings is None:
             raise DataError("the hybrid needs item vectors: fit(train, embeddings)")
+        self.config, self.training = self._given, {}  # an earlier fit has put what it chose in their place
         if graph is not None and graph.ids != self.items:
             raise DataError(
                 f"the graph has {len(graph):,} items that are not the {len(self.items):,} with vectors, or stand in "
@@ -188,8 +189,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
         there = np.abs(vectors).max(axis=1, keepdims=True) > 0
         moved = np.where(there, vectors - self._centre, 0.0)
         lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-        unit = np.divide(moved, lengths, out=np.zeros_like(moved), where=lengths > 1e-6)
-        return np.asarray(unit, dtype=np.float32)
+        return np.asarray(np.divide(moved, lengths, out=np.zeros_like(moved), where=lengths > 1e-6), dtype=np.float32)
 
     def _new_attention(self, graph: ItemGraph | None) -> NeighborAttention:
         import torch
@@ -241,7 +241,8 @@ class HybridRecommender(ScoreMatrix, Recommender):
     def _text_mass(self) -> float:
         """Return the factor that brings the text kernel to the scale of the collaborative signal."""
         people = np.flatnonzero(np.diff(self.histories.indptr))  # who is known from validation alone says nothing
-        people = np.random.default_rng(self.seed).permutation(people)[:MASS_USERS]
+        n_asked = min(MASS_USERS, max(100, MASS_SCORES // len(self.items)))
+        people = np.random.default_rng(self.seed).permutation(people)[:n_asked]
         histories = sp.csr_matrix(self.histories[people] @ sp.diags(speech(self._counts, self.config)))
         return Signals.of(histories, self._collaborative, None, self._vectors, self.config.kernel_power).mass
 

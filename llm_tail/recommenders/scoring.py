@@ -38,6 +38,7 @@ class ScoreMatrix:
     _lift: Floats
     _voice: Floats
     _place_of: Rows  # among the warm items; -1 for cold ones
+    _assembled: object  # another one whenever scores have changed
 
     def _rows(self, owned: Rows, asked: Rows | None = None) -> tuple[Floats, Floats, Floats]:
         """Return the own, borrowed and text part of what owned items say of those asked, each (n_owned, n_asked)."""
@@ -102,6 +103,7 @@ class ScoreMatrix:
     def _assemble(self) -> None:
         """Add the parts up once, where the whole matrix is small enough to be kept."""
         n = len(self._vectors)
+        self._assembled = object()
         self._lift, self._voice = lift(self._counts, self.config), speech(self._counts, self.config)
         self._place_of = np.full(n, -1, dtype=np.int64)
         self._place_of[self._collaborative.warm] = np.arange(len(self._collaborative.warm))
@@ -157,11 +159,15 @@ class ScoreMatrix:
         return column
 
     def _popularity(self) -> NDArray[Any]:
-        """Return own popularity where there is evidence, that of the neighbours where there is none."""
+        """Return own popularity where there is evidence, that of the neighbours where there is none.
+
+        What is lent is no more than the lenders have, so that nothing comes before what it borrows from.
+        """
         counts = self._counts.astype(np.float32)
         own_share = trust(self._counts, self.config)
         lent = self._borrowing @ counts[self._collaborative.warm]
-        return np.asarray(own_share * counts + (1.0 - own_share) * np.float32(self.config.borrow) * lent)
+        borrow = np.float32(min(self.config.borrow, 1.0))
+        return np.asarray(np.maximum(counts, own_share * counts + (1.0 - own_share) * borrow * lent))
 
 
 def _unit(places: Rows, n: int) -> sp.csr_matrix:

@@ -34,7 +34,7 @@ from safetensors.numpy import load_file, save_file
 from llm_tail.artifacts import fingerprint, read_artifact, write_artifact
 from llm_tail.config import IndexConfig
 from llm_tail.data.ids import IdMap, Rows
-from llm_tail.errors import DataError
+from llm_tail.errors import DataError, StaleArtifactError
 from llm_tail.neighbors.products import ProductIndex
 from llm_tail.progress import track
 from llm_tail.recommenders.base import Recommendations, top_k
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 SAMPLED_PAIRS = 1_000_000
 PASSES, MORE = 4, 32  # over the rows of M, and directions beside those that are kept
-JUDGED = 1000  # people on whom the loss is measured
+JUDGED = (100, 1000)  # people on whom the loss is measured, at least and at most
+MOST_SCORES, SCORES_AT_ONCE = 160_000_000, 20_000_000  # of theirs in all, and held at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -177,6 +178,7 @@ class ServingIndex:
     def __init__(self, model: HybridRecommender, vectors: ItemVectors, index: ProductIndex, rescore: int) -> None:
         self.model, self.vectors, self.index, self.rescore = model, vectors, index, rescore
         self.measured: dict[str, Any] = {}
+        self._state = model._assembled
 
     @classmethod
     def build(
@@ -249,7 +251,14 @@ class ServingIndex:
         rows : array of int64, shape (n_histories, k)
             -1 where there are fewer.
         scores : array of float32, shape (n_histories, k)
+
+        Raises
+        ------
+        StaleArtifactError
+            If the model was fitted or has learned something since.
         """
+        if self.model._assembled is not self._state:
+            raise StaleArtifactError("the model has changed since this index was made of it; make another: to_index()")
         seen = histories if seen is None else seen
         k = min(k, len(self.vectors.ids))
         people = self.vectors.people(histories)  # (n_histories, dim)
@@ -275,11 +284,10 @@ class ServingIndex:
     def measure(self, k: int = 20) -> dict[str, Any]:
         """Return what is lost against scoring everything, on people drawn with the model's seed."""
         model, rng = self.model, np.random.default_rng(self.model.seed)
-        people = rng.permutation(np.flatnonzero(np.diff(model.histories.indptr)))[:JUDGED]
+        n_judged = int(np.clip(MOST_SCORES // max(1, len(model.items)), *JUDGED))
+        people = rng.permutation(np.flatnonzero(np.diff(model.histories.indptr)))[:n_judged]
         histories, held = model.histories[people], _without(model._seen[people], model.histories[people])
-        full = np.array(model.score(histories))
-        full[histories.nonzero()] = -np.inf
-        lists = {"full": top_k(full, k)[0]}
+        lists = {"full": self._best(histories, k)}
         rescore, self.rescore = self.rescore, 0
         lists["vectors"] = self.search(histories, k)[0]
         self.rescore = rescore
@@ -292,9 +300,19 @@ class ServingIndex:
             found |= {f"ndcg_{name}": _ndcg(rows, held) for name, rows in lists.items()}
         return found
 
+    def _best(self, histories: sp.csr_matrix, k: int) -> Rows:
+        """Return the k best items by all scores, some people at a time; shape (n_histories, k)."""
+        step, found = max(1, SCORES_AT_ONCE // max(1, len(self.vectors.ids))), []
+        for start in range(0, histories.shape[0], step):
+            some = histories[start : start + step]
+            full = np.array(self.model.score(some))
+            full[some.nonzero()] = -np.inf
+            found.append(top_k(full, k)[0])
+        return np.concatenate(found) if found else np.zeros((0, min(k, len(self.vectors.ids))), dtype=np.int64)
+
     def save(self, folder: str | Path) -> Path:
         """Write vectors and index, without the model, and return the folder."""
-        facts = {"rescore": self.rescore, "measured": self.measured}
+        facts = {"rescore": self.rescore, "measured": self.measured, "model": _digest(self.model)}
         arrays = {"keys": self.vectors.keys, "queries": self.vectors.queries}
         made_from = fingerprint(self.vectors.ids.values, *arrays.values(), facts)
         with write_artifact(folder, "serving-index", made_from, facts) as draft:
@@ -310,7 +328,7 @@ class ServingIndex:
         Raises
         ------
         StaleArtifactError, CorruptArtifactError
-            If there is nothing, or it is damaged.
+            If there is nothing, it is damaged, or the model has learned something else since.
         DataError
             If the model has other items.
         """
@@ -319,7 +337,11 @@ class ServingIndex:
         if ids != model.items:
             raise DataError(
                 f"the index at {folder} serves {len(ids):,} items that are not the {len(model.items):,} of the model; "
-                "make it again: model.to_index(...).save(...)"
+                "make it again: model.to_index().save()"
+            )
+        if artifact.facts.get("model") != _digest(model):
+            raise StaleArtifactError(
+                f"the index at {folder} was made of another state of the model; make it again: model.to_index().save()"
             )
         arrays = load_file(artifact.file("vectors.safetensors"))
         index = ProductIndex.load(Path(folder) / "index")
@@ -329,6 +351,12 @@ class ServingIndex:
 
     def __repr__(self) -> str:
         return f"ServingIndex({len(self.vectors.ids):,} x {self.vectors.dim}, rescore={self.rescore}, {self.index})"
+
+
+def _digest(model: HybridRecommender) -> str:
+    """Return what tells the scores of one state of a model from those of another."""
+    borrowing = model._borrowing
+    return fingerprint(model.config.model_dump(), model._mass, model._counts, borrowing.indices, borrowing.data)
 
 
 def _contains(matrix: sp.csr_matrix, rows: Rows) -> NDArray[np.bool_]:

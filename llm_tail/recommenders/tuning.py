@@ -128,7 +128,7 @@ def objective(measured: Mapping[str, float], goal: str = "all") -> float:
 
 def is_better(found: float, best: float) -> bool:
     """Return whether a change is worth it: smaller gains than MIN_GAIN are as likely luck as not."""
-    return found > best * (1.0 + MIN_GAIN)
+    return found > best + MIN_GAIN * abs(best)
 
 
 def coordinate_search(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from llm_tail.data.ids import IdMap, Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.errors import DataError
+from llm_tail.recommenders.collaborative import check_size
 from llm_tail.recommenders.folding import fold_in
 from llm_tail.recommenders.recency import ages
 
@@ -27,6 +28,9 @@ def update(
     events = None if new_interactions is None else _checked(model, new_items, new_interactions)
     if new_items is not None and len(new_items):
         _check_new(model, new_items)
+    if fold and events is not None and model.config.solution == "whole":
+        _check_room(model, events)
+    if new_items is not None and len(new_items):
         _grow_items(model, new_items)
     if events is None or not len(events):
         if new_items is not None:
@@ -57,6 +61,14 @@ def _checked(model: HybridRecommender, new_items: Embeddings | None, events: Int
             "their vectors as new_items"
         )
     return events
+
+
+def _check_room(model: HybridRecommender, events: Interactions) -> None:
+    """Refuse events on more items than the closed form takes, before anything is changed."""
+    taken = np.asarray(model.items.values, dtype=object)[np.diff(model.histories.tocsc().indptr) > 0]
+    named = np.asarray(events.items.values, dtype=object)[np.unique(events.item_rows)]
+    n = len(np.union1d(taken.astype(str), named.astype(str)))
+    check_size(sp.csr_matrix(np.ones((1, n), dtype=np.float32)), model.config.max_items)
 
 
 def _check_new(model: HybridRecommender, embeddings: Embeddings) -> None:

@@ -126,6 +126,14 @@ def test_a_cut_by_eye():
     assert repr(parts.segments) == "Segments(0 head, 2 tail, 2 cold)"
 
 
+def test_nobody_is_left_without_training():
+    pairs = [(f"u{n}", f"i{m}") for n in range(3, 9) for m in range(n)]
+    catalog = Catalog.from_items([{"item_id": f"i{m}"} for m in range(8)])
+    for held_share in (0.1, 0.4, 0.45, 0.49):
+        parts = split_random(Interactions.from_pairs(pairs), catalog, held_share=held_share)
+        assert len(np.unique(parts.train.user_rows)) == 6
+
+
 def test_what_cannot_be_cut_says_why():
     events = Interactions.from_pairs([("ann", "emma"), ("bob", "emma")])
     catalog = Catalog.from_items([{"item_id": "emma"}])

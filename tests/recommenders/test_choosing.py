@@ -140,6 +140,7 @@ def test_gains_that_may_be_luck_are_ignored():
         assert best.gate == wanted
     assert not is_better(0.0, 0.0)
     assert is_better(1e-9, 0.0)
+    assert is_better(-0.09, -0.1) and not is_better(-0.1001, -0.1)
 
 
 def test_the_search_ends_when_a_round_changes_nothing():

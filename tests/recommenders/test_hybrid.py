@@ -469,3 +469,21 @@ def test_a_matrix_too_large_to_keep_gives_the_same_answers(shelf, plain, chosen,
 def test_what_was_measured_and_kept_is_saved(chosen, tmp_path):
     chosen.save(tmp_path / "model")
     assert HybridRecommender.load(tmp_path / "model").training == chosen.training != {}
+
+
+def test_a_second_fit_begins_where_the_first_did():
+    shelf = Shelf()
+    model = HybridRecommender({"learn": False, "tail_lift": 50.0})
+    lists = [
+        list(model.fit(shelf.train, shelf.embeddings, validation=shelf.validation()).recommend(["u0", "u1", "u2"], k=5))
+        for _ in range(2)
+    ]
+    assert lists[0] == lists[1] and model.training["settings"]["tail_lift"] <= 100.0
+
+
+def test_to_people_without_a_history_nothing_is_shown_before_what_lends_it_readers():
+    ids = ["hit", "cold1", "cold2", "rare"]
+    words = Embeddings(ids, np.array([[1.0, 0.0], [1.0, 0.02], [1.0, -0.02], [0.0, 1.0]]))
+    train = Interactions.from_pairs([(f"u{n}", "hit") for n in range(50)] + [("u0", "rare")], items=words.ids)
+    model = HybridRecommender({"tune": False, "learn": False, "borrow": 2.0}).fit(train, words)
+    assert model.recommend(history=[], k=1)[0][0][0] == "hit"

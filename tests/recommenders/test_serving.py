@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from llm_tail.config import IndexConfig
+from llm_tail.data.interactions import Interactions
 from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import CorruptArtifactError, DataError, NotFittedError, StaleArtifactError, UnknownIdError
 from llm_tail.recommenders import scoring
@@ -145,6 +146,26 @@ def test_a_catalogue_without_a_word_or_a_pattern(shelf):
     model.fit(shelf.train, Embeddings(shelf.ids, np.zeros((42, 3))))
     answer = model.to_index(dim=4).recommend(list(model.users), k=3)
     assert np.isfinite(answer.scores[answer.item_rows >= 0]).all()
+
+
+def test_an_index_of_another_state_says_so(shelf, tmp_path):
+    model = HybridRecommender(PLAIN).fit(shelf.train, shelf.embeddings)
+    index = model.to_index(dim=8)
+    index.save(tmp_path / "serving")
+    news = Interactions.from_pairs([("u0", shelf.ids[-1])], items=shelf.embeddings.ids)
+    model.update(new_interactions=news, fold=False)
+    index.recommend(["u0"])  # scores are what they were
+    model.update(new_interactions=news)
+    with pytest.raises(StaleArtifactError, match="has changed since this index was made"):
+        index.recommend(["u0"])
+    with pytest.raises(StaleArtifactError, match="another state of the model"):
+        ServingIndex.load(tmp_path / "serving", model)
+
+
+def test_what_is_lost_is_measured_some_people_at_a_time(model, monkeypatch):
+    whole = model.to_index(dim=8).measured
+    monkeypatch.setattr("llm_tail.recommenders.serving.SCORES_AT_ONCE", 7 * len(model.items))
+    assert model.to_index(dim=8).measured == whole
 
 
 def test_it_is_saved_and_read(model, shelf, tmp_path):

@@ -18,7 +18,7 @@ from llm_tail.recommenders.folding import conjugate_gradients, fold_in
 from llm_tail.recommenders.hybrid import HybridRecommender
 from llm_tail.recommenders.recency import ages
 
-from .shelf import Shelf
+from .shelf import N_WARM, Shelf
 from .test_hybrid import assert_adds_up, mirrored
 from .test_sequence import in_order
 
@@ -272,6 +272,10 @@ def test_what_cannot_be_taken_in_is_refused_and_changes_nothing(shelf):
         model.update(Embeddings(["w0"], shelf.embeddings.vectors[:1]), events(shelf, [("u0", "w9")]))
     with pytest.raises(NotFittedError):
         HybridRecommender().update()
+    full = HybridRecommender(PLAIN | {"solution": "whole", "max_items": N_WARM}).fit(shelf.train, shelf.embeddings)
+    with pytest.raises(DataError, match="37 items have interactions"):
+        full.update(Embeddings(["n0"], shelf.embeddings.vectors[:1]), Interactions.from_pairs([("u0", "n0")]))
+    assert len(full.items) == n and full.recommend(["u0"], k=3)[0] == model.recommend(["u0"], k=3)[0]
     assert len(model.items) == n
     np.testing.assert_array_equal(model._weights, before)
     model.update().update(new_interactions=events(shelf, [("u0", shelf.ids[0])]).where(np.zeros(1, dtype=bool)))
