@@ -238,6 +238,13 @@ def test_the_audit_looks_at_the_columns_that_make_up_the_text(tmp_path):
         Workspace.open(config, ['text.fields=["nam"]']).run()
 
 
+def test_the_audit_knows_what_the_graph_will_ask_for(tmp_path):
+    workspace = Workspace.open(shop.write(tmp_path), ['graph.relations=["brands"]'])
+    with pytest.raises(DataError, match=r"relations names 'brands'.*did you mean 'brand'"):
+        workspace.run(until="audit")
+    assert not workspace.audit.ok
+
+
 def test_an_empty_catalogue_and_missing_files(tmp_path):
     with pytest.raises(DataError, match=r"empty|no rows|no item"):
         Workspace.open(shop.write(tmp_path, item_frame=shop.items()[:0])).run()
@@ -382,7 +389,7 @@ def test_a_model_of_another_version_is_fitted_again_by_the_command_that_is_named
     record = json.loads((shop_copy.parent / "run" / "run.json").read_text(encoding="utf-8"))
     del record["stages"]["fit"]["generation"]
     (shop_copy.parent / "run" / "run.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(StaleArtifactError, match=r"another version .*: run: llm-tail fit"):
+    with pytest.raises(StaleArtifactError, match=r"another version .*; run: llm-tail fit"):
         _ = Workspace.open(shop_copy).hybrid
     assert Workspace.open(shop_copy).run_stage("fit").state == "done"
 

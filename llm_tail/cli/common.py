@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -121,14 +121,21 @@ def read_ids(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text in UTF-8 ({error}); expected one id a line") from None
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if ids and ids[0].lower() in ("user_id", "item_id", "user", "item", "id"):
+        del ids[0]  # the name of a column
     if not ids:
         raise DataError(f"{path} holds no ids; expected one a line")
     return ids
 
 
-def split_ids(text: str) -> list[str]:
-    """Return the ids of a comma-separated list."""
-    ids = [part.strip() for part in text.split(",") if part.strip()]
+def split_ids(text: str, known: Container[object] = ()) -> list[str]:
+    """Return the ids of a comma-separated list; a comma may be part of a known id, the longest of which is taken."""
+    parts, ids = text.split(","), list[str]()
+    while parts:
+        n = next((n for n in range(len(parts), 1, -1) if ",".join(parts[:n]).strip() in known), 1)
+        ids.append(",".join(parts[:n]).strip())
+        del parts[:n]
+    ids = [one for one in ids if one]
     if not ids:
         raise typer.BadParameter("expected item ids with commas between them, such as --history a,b")
     return ids

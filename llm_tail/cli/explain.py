@@ -38,7 +38,7 @@ def explain(
     from llm_tail.show import explanation
 
     hybrid = (workspace := open_workspace(config, overrides)).hybrid
-    taken = None if history is None else split_ids(history)
+    taken = None if history is None else split_ids(history, hybrid.items)
     if user is None and taken is None:
         people = hybrid.audience(item_id, k=1)
         if not people:

@@ -57,7 +57,7 @@ def recommend(
     workspace = open_workspace(config, overrides)
     recommender = workspace.model(model)
     if history is not None:
-        found = recommender.recommend(history=split_ids(history), k=k, candidates=allowed)
+        found = recommender.recommend(history=split_ids(history, recommender.items), k=k, candidates=allowed)
     else:
         unknown: Any = "popular" if users_file else "raise"
         found = recommender.recommend(wanted, k=k, candidates=allowed, unknown=unknown)

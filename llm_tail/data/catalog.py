@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -92,7 +93,9 @@ class Catalog:
 
     @classmethod
     def from_items(cls, items: Iterable[Item | Mapping[str, Any]], *, name: str = "") -> Catalog:
-        """Make a catalogue of `Item` objects or of mappings with at least ``item_id``."""
+        """Make a catalogue of `Item` objects or of mappings with at least ``item_id``; NaN counts as missing."""
+        if isinstance(items, pd.DataFrame):
+            return cls.from_frame(items, name=name)
         records = [
             {**i.fields, "item_id": i.item_id, "title": i.title, "description": i.description}
             if isinstance(i, Item)
@@ -103,6 +106,46 @@ class Catalog:
             raise DataError("the catalogue is empty; expected at least one item")
         columns = dict.fromkeys(key for record in records for key in record)
         return cls(pa.table({c: _array(c, [r.get(c) for r in records]) for c in columns}), name=name)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, *, columns: Mapping[str, str] | None = None, name: str = "") -> Catalog:
+        """Make a catalogue of a data frame with a row an item.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+            With a column ``item_id``; NaN, NA and NaT count as missing.
+        columns : mapping of str to str, optional
+            Our names to the frame's, such as ``{"item_id": "sku", "title": "name"}``.
+        name : str
+            What `repr` shows.
+
+        Raises
+        ------
+        DataError
+            If a column is not there, or an id is missing or stands twice.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"sku": ["a", "b"], "name": ["Lamp", None], "brand": [float("nan"), "Acme"]})
+        >>> Catalog.from_frame(frame, columns={"item_id": "sku", "title": "name"})["b"]
+        Item(item_id='b', title='', description='', fields={'brand': 'Acme'})
+        """
+        columns = {} if columns is None else dict(columns)
+        if lacking := [theirs for theirs in columns.values() if theirs not in frame.columns]:
+            raise DataError(f"no column {' and '.join(lacking)}; found: {', '.join(map(str, frame.columns))}")
+        named = frame.rename(columns={theirs: ours for ours, theirs in columns.items()})
+        if (twice := named.columns[named.columns.duplicated()]).size:
+            raise DataError(f"column {twice[0]!r} is there twice; keep one of them")
+        ids = named["item_id"] if "item_id" in named.columns else None
+        if ids is not None and ids.isna().any():
+            raise DataError(f"{int(ids.isna().sum())} of {len(ids)} rows have no item_id; drop them first")
+        if ids is not None and pd.api.types.is_float_dtype(ids) and (ids == ids.round()).all():
+            named = named.assign(item_id=ids.astype("int64"))  # whole numbers become floats where one was missing once
+        return cls.from_items(
+            (dict(zip(map(str, named.columns), row, strict=True)) for row in named.itertuples(index=False)), name=name
+        )
 
     @classmethod
     def from_parquet(cls, path: str | Path, *, columns: Mapping[str, str] | None = None) -> Catalog:
@@ -208,7 +251,12 @@ def _short(value: Any) -> str:
     return words if len(words) <= SHOWN_LETTERS else words[: SHOWN_LETTERS - 1] + "…"
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)
+
+
 def _array(column: str, values: list[Any]) -> pa.Array:
+    values = [None if _is_missing(v) else v for v in values]
     if column in CORE:
         values = [None if v is None else str(v) for v in values]
     try:

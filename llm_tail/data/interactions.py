@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
@@ -107,8 +108,9 @@ class Interactions:
         Parameters
         ----------
         frame : pandas.DataFrame
-            Columns ``user_id`` and ``item_id``; optional ``weight`` (or ``rating``), ``timestamp`` (seconds, or a
-            datetime) and ``position``. A column that is empty throughout counts as missing.
+            Columns ``user_id`` and ``item_id``; optional ``weight`` (or ``rating``), ``timestamp`` (a datetime,
+            ISO 8601 words, or numbers since 1970: s, ms, us or ns by their size) and ``position``. A column that is
+            empty throughout counts as missing.
         items, users : IdMap, optional
             The rows to use; else the ids in order of first appearance (items) and sorted (users).
 
@@ -133,9 +135,9 @@ class Interactions:
                     f"{int((rows < 0).sum())} of {len(rows)} events name {ids.kind}s that do not exist, such as {shown}"
                 )
 
-        def column(*names: str) -> NDArray[Any] | None:
+        def column(*names: str, read: Callable[[pd.Series], NDArray[np.float64]] = _numbers) -> NDArray[Any] | None:
             found = next((name for name in names if name in frame.columns and frame[name].notna().any()), None)
-            return None if found is None else _numbers(frame[found])
+            return None if found is None else read(frame[found])
 
         positions = column("position")
         return cls(
@@ -144,7 +146,7 @@ class Interactions:
             user_rows,
             item_rows,
             weights=column("weight", "rating"),
-            times=column("timestamp", "time"),
+            times=column("timestamp", "time", read=_seconds),
             positions=None if positions is None else _whole(positions),
         )
 
@@ -310,6 +312,23 @@ def _numbers(values: pd.Series) -> NDArray[np.float64]:
             f"column {values.name!r} holds what is no number ({error}); drop these rows, or read the file with "
             "Interactions.read, which sets them aside"
         ) from None
+
+
+def _seconds(values: pd.Series) -> NDArray[np.float64]:
+    """Return times as seconds since 1970, as the readers of files do."""
+    from llm_tail.data.readers.columns import time_column
+
+    try:
+        read = time_column(pa.chunked_array([pa.Array.from_pandas(values)]))
+    except pa.ArrowException:  # words and numbers in one column
+        read = time_column(pa.chunked_array([pa.array([None if pd.isna(v) else str(v) for v in values])]))
+    if read.wrong.any():
+        shown = ", ".join(map(str, values[read.wrong][:3]))
+        raise DataError(
+            f"column {values.name!r} holds what is no time in {int(read.wrong.sum())} of {len(values)} rows, such as "
+            f"{shown}; expected a datetime, ISO 8601 words or seconds since 1970"
+        )
+    return read.values
 
 
 def _whole(positions: NDArray[np.float64]) -> Rows:

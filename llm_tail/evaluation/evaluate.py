@@ -8,7 +8,8 @@
     overall   candidates = both;                                 relevant = both
 
 Every ranking is full: no sampled negatives. What a person has in training (and, in the test, in validation) is no
-candidate. Means run over the people who have something relevant.
+candidate. An item that has validation and test events, and none in training, is cold in both phases. Means run over
+the people who have something relevant.
 """
 
 from __future__ import annotations
@@ -208,7 +209,10 @@ def make_tasks(split: Split, phase: Literal["test", "validation"] = "test") -> l
         If nobody has anything relevant.
     """
     held = _same_rows(split.test if phase == "test" else split.validation, split.train)
-    cold = split.cold_test if phase == "test" else split.cold_validation
+    cold = split.cold_validation
+    if phase == "test":
+        # Cuts made elsewhere, by time for one, may hold an item in validation and test alone: cold in both of them.
+        cold = split.cold_test | (split.cold_validation & (held.counts() > 0))
     warm = ~(split.cold_test | split.cold_validation)
     # An item without training events that was not held out on purpose ranks among the warm ones, as a tail item.
     tail = warm & ~Segments.of(split.train).head

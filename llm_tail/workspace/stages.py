@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_tail.artifacts import write_artifact
-from llm_tail.errors import ConfigError, DataError, LlmTailError, MissingExtraError
+from llm_tail.artifacts import fingerprint, write_artifact
+from llm_tail.errors import (
+    ConfigError,
+    CorruptArtifactError,
+    DataError,
+    LlmTailError,
+    MissingExtraError,
+    StaleArtifactError,
+    closest,
+)
 from llm_tail.progress import is_first_process
+from llm_tail.workspace.freshness import check_unchanged, refresh
 
 if TYPE_CHECKING:
     from llm_tail.recommenders.base import Recommender
@@ -43,6 +54,7 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
     if found.ok:
         try:
             _ = workspace.split  # better now than after all has been embedded
+            _check_relations(workspace)
             if workspace.config.lora.enabled:
                 check_columns(workspace.config, [*catalog.columns, *field_names(workspace.config)])
         except (DataError, ConfigError) as error:
@@ -54,6 +66,18 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
         pass
     n = Counter(finding.severity for finding in found.findings)
     return f"errors: {n['error']}, warnings: {n['warning']}, notes: {n['note']}"
+
+
+def _check_relations(workspace: Workspace) -> None:
+    """Raise `ConfigError` where the graph is to tie items by a column that is not there."""
+    from llm_tail.workspace.generated import field_names
+
+    known = [*workspace.source_catalog.columns, *field_names(workspace.config)]
+    for name in workspace.config.graph.relations:
+        if name not in known:
+            near = closest(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}"
+            raise ConfigError(f"[graph] relations names {name!r}, and the catalogue has no such column; {hint}")
 
 
 def _unread_words(workspace: Workspace) -> str:
@@ -200,6 +224,32 @@ def make_report(workspace: Workspace, folder: Path, made_from: str) -> str:
     with write_artifact(folder, "report", made_from, {"judged": True}) as draft:
         report.save(draft.file("report.json"))
     return "; ".join([repr(report), *left_out])
+
+
+def find_baseline(workspace: Workspace, name: str) -> Recommender:
+    """Return a baseline as it was kept, or fit it and keep it."""
+    from llm_tail.recommenders.baselines import BASELINES, make_baseline
+
+    def made_from() -> str:
+        return fingerprint(name, workspace.fingerprint("embed"), workspace.keys.split)
+
+    folder, key = workspace.folder / "models" / name, made_from()
+    since = refresh(workspace)
+    if workspace.record.matches("models", name, key, folder):
+        try:
+            # every entry of BASELINES is the class itself
+            found: Recommender = BASELINES[name].load(folder)  # type: ignore[attr-defined]
+            return found
+        except (CorruptArtifactError, StaleArtifactError) as error:
+            warnings.warn(f"{getattr(error, 'found', error)}; {name} is fitted again", stacklevel=3)
+    catalog, split = workspace.catalog, workspace.split
+    model = make_baseline(name, catalog=catalog, text=workspace.item_text.of, seed=workspace.config.seed)
+    started = time.perf_counter()
+    model.fit(split.train, workspace.embeddings, validation=split.validation if len(split.validation) else None)
+    model.save(folder)
+    check_unchanged(workspace, "models", name, since, made_from() == key)
+    workspace.record.end("models", name, key, folder, time.perf_counter() - started)
+    return model
 
 
 MAKERS: dict[str, Callable[[Any, Path, str], str]] = {

@@ -16,22 +16,23 @@ from __future__ import annotations
 
 import shlex
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from llm_tail.artifacts import MANIFEST, fingerprint, generation_of, read_artifact
+from llm_tail.artifacts import MANIFEST, generation_of, read_artifact
 from llm_tail.config import RunConfig
 from llm_tail.errors import ConfigError, CorruptArtifactError, DataError, StaleArtifactError, closest
 from llm_tail.workspace.data import Events, make_split, read_catalog, read_raw, select_events
 from llm_tail.workspace.fingerprints import Fingerprints
+from llm_tail.workspace.freshness import States, check_unchanged, note, refresh
 from llm_tail.workspace.generated import ENRICHED, effective, uses_generated
+from llm_tail.workspace.lock import alone_in
 from llm_tail.workspace.overview import communities_of, map_of
 from llm_tail.workspace.record import RunRecord, StageResult
 from llm_tail.workspace.running import find_runtime
-from llm_tail.workspace.stages import HYBRID, MAKERS
+from llm_tail.workspace.stages import HYBRID, MAKERS, find_baseline
 
 if TYPE_CHECKING:  # each of these is loaded when it is first needed: `similar` by id needs no torch
     from llm_tail.data.audit import Audit
@@ -102,6 +103,7 @@ class Workspace:
         self.record = RunRecord(self.folder)
         self.keys = Fingerprints(self.config, self.record)
         self._models: dict[str, Recommender] = {}
+        self._loaded_from: States | None = None  # of the files, before the first of them was read
 
     @classmethod
     def open(cls, config: str | Path | RunConfig, overrides: Sequence[str] = ()) -> Workspace:
@@ -174,16 +176,21 @@ class Workspace:
         Raises
         ------
         StaleArtifactError
-            If a stage that it needs has not been run; the message names the command.
+            If a stage that it needs has not been run; the message names the command. If a file changed meanwhile.
+        ConfigError
+            If another process is at work in the folder.
         """
         name = self._known(name)
-        if self.is_finished(name):
-            return self.record.skipped(name)
         folder, made_from = self._path(name), self.fingerprint(name)
-        started = time.perf_counter()
-        note = MAKERS[name](self, folder, made_from)
-        self._forget(name)
-        return self.record.end("stages", name, made_from, folder, time.perf_counter() - started, note)
+        since = refresh(self)
+        if self.record.matches("stages", name, made_from, folder):
+            return self.record.skipped(name)
+        with alone_in(self.folder):
+            started = time.perf_counter()
+            told = MAKERS[name](self, folder, made_from)
+            self._forget(name)
+            check_unchanged(self, "stages", name, since, self.fingerprint(name) == made_from)
+            return self.record.end("stages", name, made_from, folder, time.perf_counter() - started, told)
 
     def is_finished(self, name: str) -> bool:
         """Say whether a stage's result is there and was made from the inputs and settings at hand."""
@@ -198,6 +205,7 @@ class Workspace:
     @cached_property
     def source_catalog(self) -> Catalog:
         """The items as the files have them."""
+        note(self)
         return read_catalog(self.config.data)
 
     @property
@@ -228,6 +236,7 @@ class Workspace:
     @cached_property
     def raw_interactions(self) -> Interactions:
         """The events as the file has them."""
+        note(self)
         return read_raw(self.config.data)
 
     @cached_property
@@ -258,6 +267,7 @@ class Workspace:
         """The model that ``[encoder]`` names."""
         from llm_tail.embedding.encoder import Encoder
 
+        note(self)
         return Encoder.load(config=self.config.encoder)
 
     @cached_property
@@ -338,32 +348,19 @@ class Workspace:
         ------
         ConfigError
             If there is no model of that name.
+        StaleArtifactError
+            If a stage that it needs has not been run, or a file changed while it was fitted.
         """
-        from llm_tail.recommenders.baselines import BASELINES, make_baseline
+        from llm_tail.recommenders.baselines import BASELINES
 
+        if name not in (HYBRID, *BASELINES):
+            raise ConfigError(_unknown("model", name, (HYBRID, *BASELINES)))
+        refresh(self)
         if name == HYBRID:
             return self.hybrid
-        if name not in BASELINES:
-            raise ConfigError(_unknown("model", name, (HYBRID, *BASELINES)))
-        if name in self._models:
-            return self._models[name]
-        folder = self.folder / "models" / name
-        made_from = fingerprint(name, self.fingerprint("embed"), self.keys.split)
-        if self.record.matches("models", name, made_from, folder):
-            try:
-                # every entry of BASELINES is the class itself
-                self._models[name] = BASELINES[name].load(folder)  # type: ignore[attr-defined]
-                return self._models[name]
-            except (CorruptArtifactError, StaleArtifactError) as error:
-                warnings.warn(f"{getattr(error, 'found', error)}; {name} is fitted again", stacklevel=2)
-        model = make_baseline(name, catalog=self.catalog, text=self.item_text.of, seed=self.config.seed)
-        started = time.perf_counter()
-        validation = self.split.validation if len(self.split.validation) else None
-        model.fit(self.split.train, self.embeddings, validation=validation)
-        model.save(folder)
-        self.record.end("models", name, made_from, folder, time.perf_counter() - started)
-        self._models[name] = model
-        return model
+        if name not in self._models:
+            self._models[name] = find_baseline(self, name)
+        return self._models[name]
 
     def similar(
         self, item_or_text: str, k: int = 10, where: str | Sequence[str] | None = None, how: str | None = None
@@ -411,6 +408,7 @@ class Workspace:
 
     def _load(self, stage: str, read: Callable[[Path], T]) -> T:
         """Read a stage's result; a damaged one counts as not there, so that the command named makes it anew."""
+        note(self)
         folder = self._made(stage)
         try:
             return read(folder)

@@ -10,9 +10,11 @@ import time
 
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from llm_tail.cli import app
+from llm_tail.cli.common import read_ids, split_ids
 from llm_tail.config import RunConfig
 from tests import shop
 
@@ -245,6 +247,16 @@ def test_foreseen_failures_are_one_line_and_exit_1(call, finished_shop, words, m
     done = call(*(word.format(config=finished_shop) for word in words), code=1)
     assert message in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert done.stdout == "" and "Traceback" not in done.stderr
+
+
+def test_ids_with_commas_and_lists_with_a_header(tmp_path):
+    known = {"A/37, blue", "b", "c,d,e", "c,d"}
+    assert split_ids("A/37, blue,b, c,d,e ,zzz", known) == ["A/37, blue", "b", "c,d,e", "zzz"]
+    assert split_ids("a, b,,c") == ["a", "b", "c"]
+    with pytest.raises(typer.BadParameter):
+        split_ids(" , ")
+    (tmp_path / "users.csv").write_text("user_id\n0001\n0002\n", encoding="utf-8")
+    assert read_ids(tmp_path / "users.csv") == ["0001", "0002"]
 
 
 def test_wrong_usage_is_exit_2(call):

@@ -127,7 +127,7 @@ def test_no_events_at_all():
 
 def test_times_that_cannot_be():
     frame = fine().to_frame().assign(timestamp=NOW - 10)
-    frame.loc[0, "timestamp"] = NOW * 1000
+    frame.loc[0, "timestamp"] = NOW * 10
     frame.loc[1, "timestamp"] = NOW + 3600  # a clock that is an hour ahead
     frame.loc[[2, 3], "timestamp"] = -5.0
     found = audit(shop(), Interactions.from_frame(frame), now=NOW)

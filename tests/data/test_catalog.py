@@ -101,3 +101,29 @@ def test_what_is_no_catalogue_is_refused():
 def test_a_frame_of_pandas_is_a_table():
     frame = pd.DataFrame({"item_id": [1, 2], "title": ["a", None]})
     assert Catalog(pa.Table.from_pandas(frame, preserve_index=False)).titles == ["a", ""]
+
+
+def test_a_data_frame_is_a_catalogue_and_what_is_missing_in_it_is_missing():
+    frame = pd.DataFrame(
+        {
+            "sku": [1.0, 2.0, 3.0],
+            "name": ["Lamp", None, "Cup"],
+            "brand": [float("nan"), "Acme", float("nan")],
+            "stock": pd.array([1, None, 3], dtype="Int64"),
+            "since": pd.to_datetime(["2020-01-01", None, None]),
+        }
+    )
+    read = Catalog.from_frame(frame, columns={"item_id": "sku", "title": "name"}, name="shop")
+    assert list(read.ids) == ["1", "2", "3"] and read.titles == ["Lamp", "", "Cup"] and read.name == "shop"
+    assert read["3"].fields == {"stock": 3} and read["2"].fields == {"brand": "Acme"}
+    assert [*Catalog.from_items(frame.rename(columns={"sku": "item_id"}))] == [
+        *Catalog.from_frame(frame, columns={"item_id": "sku"})
+    ]
+    records = [{"item_id": "a", "title": float("nan"), "kind": pd.NA}, {"item_id": "b", "kind": pd.NaT}]
+    assert [item.fields for item in Catalog.from_items(records)] == [{}, {}]
+    with pytest.raises(DataError, match="no column nam; found: sku, name"):
+        Catalog.from_frame(frame, columns={"title": "nam"})
+    with pytest.raises(DataError, match="1 of 2 rows have no item_id"):
+        Catalog.from_frame(pd.DataFrame({"item_id": ["a", None]}))
+    with pytest.raises(DataError, match="'title' is there twice"):
+        Catalog.from_frame(pd.DataFrame([["a", "b", "c"]], columns=["item_id", "title", "title"]))

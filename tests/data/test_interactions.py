@@ -1,3 +1,5 @@
+import datetime
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -121,3 +123,25 @@ def test_counts_are_people_not_events():
     events = Interactions.from_pairs([("ann", "emma"), ("ann", "emma"), ("bob", "emma")])
     assert events.counts().tolist() == [2]
     assert repr(events) == "Interactions(3 events, 2 users, 1 items)"
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1672531200, 1672617600],
+        [1672531200000, 1672617600000],
+        ["2023-01-01", "2023-01-02T00:00:00"],
+        [datetime.date(2023, 1, 1), datetime.date(2023, 1, 2)],
+        pd.to_datetime(["2023-01-01", "2023-01-02"]),
+        pd.to_datetime(["2023-01-01", "2023-01-02"], utc=True),
+    ],
+)
+def test_times_of_a_frame_are_read_as_those_of_a_file(times):
+    frame = pd.DataFrame({"user_id": ["ann", "bob"], "item_id": ["a", "b"], "timestamp": times})
+    assert Interactions.from_frame(frame).times.tolist() == [1672531200.0, 1672617600.0]
+
+
+def test_what_is_no_time_is_named():
+    frame = pd.DataFrame({"user_id": ["ann"], "item_id": ["a"], "timestamp": ["14/11/2023"]})
+    with pytest.raises(DataError, match=r"no time in 1 of 1 rows, such as 14/11/2023; expected a datetime"):
+        Interactions.from_frame(frame)

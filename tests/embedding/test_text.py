@@ -91,3 +91,10 @@ def test_token_report(minilm):
     assert (report.n_truncated, report.n_empty, report.max_tokens) == (1, 1, 128)
     assert report.lost_share == pytest.approx((302 - 128) / 306)
     assert "1 of 3 texts are cut at 128 tokens" in str(report)
+
+
+def test_markup_of_web_pages_is_no_text():
+    marked = catalog(title="5 < 6 > 4 <3", description="<p>Fast &amp; quiet</p><br/><b>new</b>")
+    assert ItemText().texts(marked) == ["5 < 6 > 4 <3. Fast & quiet new"]
+    plain = "if a<b and c>d: x &amp; list<int> <things>"
+    assert ItemText().texts(catalog(title="", description=plain)) == [plain]

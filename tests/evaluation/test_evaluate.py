@@ -3,7 +3,9 @@ import pandas as pd
 import pytest
 
 from llm_tail.data.catalog import Catalog
+from llm_tail.data.ids import IdMap
 from llm_tail.data.interactions import Interactions
+from llm_tail.data.splits import Split
 from llm_tail.embedding.store import Embeddings
 from llm_tail.errors import ConfigError, DataError
 from llm_tail.evaluation import evaluate as module
@@ -75,6 +77,25 @@ def test_validation_phase_looks_at_validation_only():
     assert set(tasks["cold"].candidates) == set(np.flatnonzero(split.cold_validation))
     assert not set(tasks["overall"].candidates) & set(np.flatnonzero(split.cold_test))
     assert report.facts["phase"] == "validation"
+
+
+def test_an_item_in_validation_and_test_alone_is_cold_in_both():
+    split = Split.from_parts(
+        Interactions.from_pairs([("a", "x"), ("b", "y"), ("c", "x")]),
+        Interactions.from_pairs([("a", "n"), ("c", "v")]),
+        Interactions.from_pairs([("b", "n"), ("c", "n"), ("a", "y"), ("b", "t")]),
+        catalog=IdMap(["x", "y", "n", "v", "t"], "item"),
+    )
+    tasks = {task.name: task for task in make_tasks(split)}
+    assert tasks["overall"].relevant.nnz == len(split.test) == 4
+    assert tasks["cold"].candidates.tolist() == [2, 4]  # v was taken in validation alone
+    assert tasks["warm"].candidates.tolist() == [0, 1]
+    assert {task.name: task.candidates.tolist() for task in make_tasks(split, "validation")} == {
+        "cold": [2, 3],
+        "overall": [0, 1, 2, 3],
+    }
+    report = evaluate(Oracle(split.test), split, k=2, n_bootstrap=0)
+    assert report.n_users == {"warm": 1, "tail": 1, "cold": 2, "overall": 3}
 
 
 def test_without_cold_items_there_is_no_cold_row():

@@ -102,6 +102,27 @@ def test_decisions_and_other_answers_are_seen_behind(asked):
     assert dearer.fingerprint("embed") == workspace.fingerprint("embed"), "a budget is no part of what is said"
 
 
+def test_generated_fields_that_were_made_anew_elsewhere_are_not_mistaken_for_the_old(asked):
+    from llm_tail.enrichment.cache import AnswerCache
+    from llm_tail.workspace.generated import answers_folder
+
+    config, _ = asked
+    workspace = Workspace.open(config)
+    workspace.run_stage("enrich")
+    assert workspace.catalog["k0"].fields["generated_attributes"]
+    source = workspace.source_catalog
+    with AnswerCache(answers_folder(workspace.config)) as cache:
+        cache.decide(next(cache.find(task="attributes", subject="k0")).key, "reject")
+    Workspace.open(config).run_stage("enrich")
+    with pytest.raises(StaleArtifactError, match="run: llm-tail enrich"):
+        workspace.run_stage("embed")  # the old words would be recorded as the new ones
+    for stage in ("enrich", "embed"):
+        workspace.run_stage(stage)
+    assert Workspace.open(config).is_finished("embed")
+    assert workspace.catalog["k0"].fields.get("generated_attributes") is None
+    assert workspace.source_catalog is source
+
+
 def test_what_is_not_there_yet_is_named(asked):
     config, _ = asked
     with pytest.raises(StaleArtifactError, match="the result of 'enrich' is not there yet; run: llm-tail enrich"):

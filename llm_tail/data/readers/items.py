@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llm_tail.data.markup import strip_html
 from llm_tail.data.readers.bad_rows import Ledger
 from llm_tail.data.readers.columns import id_column, number_column, stack, text_column, typed_column
 from llm_tail.data.readers.formats import GENRES, Opened
@@ -23,8 +23,6 @@ _AMAZON_KEPT = (
     *("also_buy", "also_view", "bought_together"),
 )
 _AMAZON_READ = ("features", "feature", "details")
-_TAG = re.compile(r"<(?:script|style)\b.*?</(?:script|style)\s*>|<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL | re.I)
-_SPACE = re.compile(r"\s+")
 _YEAR = re.compile(r"^(?P<title>.*?)\s*\((?P<year>\d{4})(?:[-–]\d{0,4})?\)\s*$")
 
 
@@ -52,17 +50,6 @@ def item_table(opened: Opened, ledger: Ledger) -> pa.Table | None:
             if name not in ("item_id", "title", "description"):
                 table = _set(table, name, typed_column(table[name]))
     return table.drop_columns("_row")
-
-
-def strip_html(text: str) -> str:
-    """Return text without tags, entities turned into characters, spaces made single.
-
-    Examples
-    --------
-    >>> strip_html("<p>Fast &amp; quiet<br/>5 < 6</p>")
-    'Fast & quiet 5 < 6'
-    """
-    return _SPACE.sub(" ", _TAG.sub(" ", html.unescape(text))).strip()
 
 
 def _wanted(opened: Opened) -> dict[str, str]:
