@@ -262,6 +262,8 @@ def test_a_catalogue_alone_can_be_searched(tmp_path):
     assert workspace.graph.relations == ["similar", "category", "brand"]
     with pytest.raises(ConfigError, match=r"fit needs interactions"):
         workspace.run_stage("fit")
+    with pytest.raises(DataError, match=r"interactions is not set.*llm-tail similar"):
+        _ = workspace.hybrid
 
 
 def test_an_item_without_any_text_goes_along(tmp_path):

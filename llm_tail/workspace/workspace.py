@@ -397,6 +397,8 @@ class Workspace:
 
     def _made(self, stage: str) -> Path:
         """Return the folder of a stage's result after checking that it is there and not out of date."""
+        if stage in ("fit", "evaluate") and not self.config.data.interactions:
+            raise DataError("[data] interactions is not set: nothing is known of people; `llm-tail similar` needs none")
         folder, command = self._path(stage), f"run: llm-tail {stage} {self.source}"
         if self.is_finished(stage):
             return folder
