@@ -10,8 +10,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # set by pytest-xdist: what is written into a pipe has a width of its own
 
 import pytest
+from hypothesis import settings
 
 from tests import shop
+
+# How long an example takes hangs on what else the machine does.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 
 os.environ["MPLBACKEND"] = "Agg"  # nobody looks at a window while tests run
 

@@ -1,6 +1,7 @@
 """What the imports say: floors, owners of heavy libraries, a face that loads nothing; and sizes that feel at home."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -83,8 +84,9 @@ def relative(path):
     return path.relative_to(PACKAGE).as_posix()
 
 
+@functools.cache
 def imports(path, *, at_top=False):
-    """Yield the dotted names that a module imports; TYPE_CHECKING blocks import nothing when it runs."""
+    """Return the dotted names that a module imports; TYPE_CHECKING blocks import nothing when it runs."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = set()
     for node in ast.walk(tree):
@@ -92,13 +94,15 @@ def imports(path, *, at_top=False):
             skipped |= {id(inner) for inner in ast.walk(node)}
         if at_top and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             skipped |= {id(inner) for inner in ast.walk(node)}
+    found = []
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            found.append(node.module)
+    return tuple(found)
 
 
 def floor_of(name):

@@ -298,7 +298,9 @@ def test_a_closed_pipe_is_no_failure(finished_shop):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
-@pytest.mark.parametrize("verb", ["embed", "index", "graph", "fit", "evaluate"])
+@pytest.mark.parametrize(
+    "verb", ["embed", "fit", *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("index", "graph", "evaluate"))]
+)
 def test_a_disk_that_takes_no_more_is_one_line_and_the_old_result_stays(call, shop_copy, verb):
     import resource
 

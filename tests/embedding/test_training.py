@@ -146,7 +146,9 @@ def rich(decoder):
     return finetune(decoder, make_pairs(), RICH)
 
 
-@pytest.mark.parametrize("step", [7, 9, 18])  # negatives are made anew before step 10
+@pytest.mark.parametrize(
+    "step", [9, *(pytest.param(n, marks=pytest.mark.slow) for n in (7, 18))]
+)  # negatives are made anew before step 10
 def test_resumed_with_everything_switched_on(decoder, rich, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at(step, patch)
@@ -245,7 +247,7 @@ def interrupted(decoder, folder, monkeypatch, step=14, config=OFTEN):
     return place_of(folder)
 
 
-@pytest.mark.parametrize("harm", ["cut", "unmarked", "lost"])
+@pytest.mark.parametrize("harm", ["cut", *(pytest.param(x, marks=pytest.mark.slow) for x in ("unmarked", "lost"))])
 def test_a_half_written_checkpoint_is_left_aside(decoder, tmp_path, monkeypatch, harm):
     place = interrupted(decoder, tmp_path, monkeypatch)
     newest = place / "checkpoint-12"
