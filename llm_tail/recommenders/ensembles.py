@@ -112,7 +112,8 @@ class Stacked(Ensemble):
     Attributes
     ----------
     weights : array of float32, shape (n_members,)
-        After `fit`: at least 0, summing to 1. With one member above 0 the scores are the member's own.
+        After `fit`: at least 0, summing to 1. With one member above 0 the scores are the member's own, but
+        that nobody is told here what came last: a member with ``recency`` hears all of a history alike.
     training : dict
         ``alone`` (what each member measured), ``found`` (what the sum measured) and ``weights``, by name.
 
