@@ -235,7 +235,7 @@ class Chooser:
             histories = self._damped(taken, config)
             if self._text is None or self._text[0] != key[3:]:
                 self._text = (key[3:], text_signal(histories, self._vectors, config.kernel_power, self._kernel))
-            collaborative = self.fitter.fit(*_penalties(config))
+            collaborative = self.fitter.trial(*_penalties(config))
             text, power = self._text[1], config.kernel_power
             self._signals = (key, Signals.of(histories, collaborative, self._borrowing, self._vectors, power, text))
         return self._signals[1]

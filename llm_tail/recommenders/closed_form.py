@@ -118,14 +118,21 @@ def text_factors(vectors: NDArray[Any], ridge: float) -> tuple[Weights, Weights,
     """
     if not ridge > 0:
         raise ConfigError(f"ridge is {ridge}, expected a number above 0")
-    exact = np.asarray(vectors, dtype=np.float64)
-    covariance = exact.T @ exact  # (dim, dim)
+    n, dim = vectors.shape
+    covariance = np.zeros((dim, dim))
+    for start in range(0, n, _BLOCK):  # in float64, which a whole catalogue at once would have no room for
+        exact = np.asarray(vectors[start : start + _BLOCK], dtype=np.float64)
+        covariance += exact.T @ exact
     covariance[np.diag_indices_from(covariance)] += ridge
-    half = exact @ np.linalg.inv(np.linalg.cholesky(covariance)).T  # (n_items, dim); H = half half'
-    leverage = np.einsum("nd,nd->n", half, half)  # (n_items,)
-    right = half / (1.0 - leverage)[:, None]
-    own = leverage / (1.0 - leverage)
-    return half.astype(np.float32), right.astype(np.float32), own.astype(np.float32)
+    root = np.linalg.inv(np.linalg.cholesky(covariance)).T
+    left, right = np.empty((2, n, dim), dtype=np.float32)
+    own = np.empty(n, dtype=np.float32)
+    for start in range(0, n, _BLOCK):
+        some = slice(start, start + _BLOCK)
+        half = np.asarray(vectors[some], dtype=np.float64) @ root  # H = half half'
+        leverage = np.einsum("nd,nd->n", half, half)
+        left[some], right[some], own[some] = half, half / (1.0 - leverage)[:, None], leverage / (1.0 - leverage)
+    return left, right, own
 
 
 def l3ae_weights(gram: NDArray[Any] | sp.spmatrix | sp.sparray, text: Weights, ridge: float, pull: float) -> Weights:

@@ -17,7 +17,7 @@ from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.errors import DataError
 from llm_tail.recommenders.closed_form import Weights, l3ae_weights, text_weights
-from llm_tail.recommenders.low_rank import FactoredEmbeddings, LowRankFitter
+from llm_tail.recommenders.low_rank import FactoredEmbeddings, FactoredTrial, LowRankFitter
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ class GramFitter:
             self._solved[key] = solved
         return self._solved[key]
 
+    trial = fit  # asking a solution of low rank is much cheaper than making it whole; here it is the same
+
     def _texts(self, ridge: float) -> Weights:
         if self._text is None or self._text[0] != ridge:
             self._text = (ridge, text_weights(self._vectors[self.warm], ridge))
@@ -107,6 +109,7 @@ class GramFitter:
 
 
 Embedded = CollaborativeEmbeddings | FactoredEmbeddings
+Asked = Embedded | FactoredTrial  # whatever says what histories say
 Fitter = GramFitter | LowRankFitter
 
 

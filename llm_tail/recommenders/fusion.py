@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llm_tail.config import HybridConfig
 from llm_tail.data.segments import Segments
-from llm_tail.recommenders.collaborative import Embedded
+from llm_tail.recommenders.collaborative import Asked
 
 Floats = NDArray[np.float32]
 BLOCK_BYTES = 64 << 20
@@ -93,7 +93,7 @@ class Signals:
     def of(
         cls,
         histories: sp.csr_matrix,
-        collaborative: Embedded,
+        collaborative: Asked,
         borrowing: sp.csr_matrix | None,
         vectors: Floats,
         power: float,

@@ -15,6 +15,7 @@ With k as large as the rank of X it is `closed_form.l3ae_weights`, and on the wa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -116,8 +117,10 @@ class LowRankFitter:
     Notes
     -----
     Time: some ten products of the interactions with k columns and as many orthogonalisations, O(n_events k + n_warm
-    k^2); each solution O(n_warm (k + dim) k). Memory: about 8 (k + dim) n_warm float32. The decomposition is that of
-    N. Halko et al., "Finding structure with randomness", arXiv:0909.4061, as built by scikit-learn.
+    k^2); each sum of penalties that is new O(n_warm k^2), then O(n_warm k dim) for a `trial`. Memory: k + 3 dim numbers
+    for each warm item, about 3 k more during the decomposition and 2 (k + dim) more for what `fit` returns. The
+    decomposition is that of N. Halko et al., "Finding structure with randomness", arXiv:0909.4061, as built by
+    scikit-learn.
     """
 
     def __init__(
@@ -135,27 +138,109 @@ class LowRankFitter:
         told = np.square(self._directions) @ self._spread.astype(np.float32)
         self._rest = np.maximum(np.asarray(taken.power(2).sum(axis=0)).ravel() - told, 0.0)  # (n_warm,)
         self._vectors, self._text_ridge = vectors, text_ridge
-        self._last: tuple[tuple[float, float, float], FactoredEmbeddings] | None = None
+        self._inverses: dict[
+            float, Inverse
+        ] = {}  # of a sum of ridge and pull; two small vectors and a small matrix each
+        self._texts: tuple[float, tuple[Floats, Floats]] | None = None
 
     def fit(self, ridge: float, pull: float, text_ridge: float | None = None) -> FactoredEmbeddings:
-        """Solve for these penalties, `text_ridge` being that of the constructor if left out; the last one is kept."""
-        key = (ridge, pull, self._text_ridge if text_ridge is None else text_ridge)
-        if self._last is None or self._last[0] != key:
-            self._last = None  # two at once may be more than there is room for
-            self._last = (key, self._solve(*key))
-        return self._last[1]
-
-    def _solve(self, ridge: float, pull: float, text_ridge: float) -> FactoredEmbeddings:
-        left, right, _ = text_factors(self._vectors[self.warm], text_ridge)
-        alone = (1.0 / (self._rest + ridge + pull)).astype(np.float32)  # (n_warm,)
-        scaled = self._directions * alone[:, None]
-        inner = np.diag(1.0 / self._spread) + (self._directions.T @ scaled).astype(np.float64)  # (k, k)
-        thin = scaled @ np.linalg.inv(np.linalg.cholesky(inner)).T.astype(np.float32)  # Z, (n_warm, k)
-        drawn = left * alone[:, None]
-        drawn -= thin @ (thin.T @ left)
-        drawn *= np.float32(pull)  # (n_warm, dim)
-        inverse = np.maximum(alone - np.einsum("nk,nk->n", thin, thin), np.float32(1e-12))  # P_jj
-        weight = (1.0 + np.einsum("nd,nd->n", drawn, right)) / inverse
-        queries = np.concatenate([drawn, thin], axis=1, dtype=np.float32)
-        keys = np.concatenate([right, thin * weight[:, None]], axis=1, dtype=np.float32)
+        """Solve for these penalties, `text_ridge` being that of the constructor if left out."""
+        tried = self.trial(ridge, pull, text_ridge)
+        dim, rank = tried.left.shape[1], self._directions.shape[1]
+        queries, keys = np.empty((2, len(self.warm), dim + rank), dtype=np.float32)
+        for some in _blocks(len(self.warm)):
+            scaled = self._directions[some] * tried.inverse.alone[some, None]
+            thin = scaled @ tried.inverse.root  # rows of Z
+            queries[some, :dim] = tried.drawn(some, scaled)
+            queries[some, dim:] = thin
+            keys[some, :dim] = tried.right[some]
+            keys[some, dim:] = thin * tried.weight[some, None]
         return FactoredEmbeddings(queries, keys, self.warm)
+
+    def trial(self, ridge: float, pull: float, text_ridge: float | None = None) -> FactoredTrial:
+        """Return what can be asked for the signal of histories as the solution itself can, and is not made whole."""
+        left, right = self._text_factors(self._text_ridge if text_ridge is None else text_ridge)
+        return FactoredTrial(self.warm, self._directions, self._inverse(ridge + pull), left, right, pull)
+
+    def _text_factors(self, ridge: float) -> tuple[Floats, Floats]:
+        if self._texts is None or self._texts[0] != ridge:
+            self._texts = None  # two at once may be more than there is room for
+            self._texts = (ridge, text_factors(self._vectors[self.warm], ridge)[:2])
+        return self._texts[1]
+
+    def _inverse(self, penalty: float) -> Inverse:
+        if penalty not in self._inverses:
+            alone = (1.0 / (self._rest + penalty)).astype(np.float32)  # (n_warm,)
+            inner = np.diag(1.0 / self._spread)  # (k, k)
+            for some in _blocks(len(alone)):
+                part = self._directions[some]
+                inner += part.T @ (part * alone[some, None])
+            root = np.ascontiguousarray(np.linalg.inv(np.linalg.cholesky(inner)).T, dtype=np.float32)
+            length = np.empty_like(alone)
+            for some in _blocks(len(alone)):
+                thin = (self._directions[some] * alone[some, None]) @ root
+                length[some] = np.einsum("nk,nk->n", thin, thin)
+            self._inverses[penalty] = Inverse(alone, root, length)
+        return self._inverses[penalty]
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """(G + a I)^-1 as diag(alone) - Z Z' with Z = diag(alone) directions root.
+
+    Attributes
+    ----------
+    alone : array of float32, shape (n_warm,)
+    root : array of float32, shape (k, k)
+    length : array of float32, shape (n_warm,)
+        Squared lengths of the rows of Z.
+    """
+
+    alone: Floats
+    root: Floats
+    length: Floats
+
+
+class FactoredTrial:
+    """A solution that is only asked what some histories say: nothing of the width of Q and K is made."""
+
+    def __init__(
+        self, warm: Rows, directions: Floats, inverse: Inverse, left: Floats, right: Floats, pull: float
+    ) -> None:
+        self.warm, self.inverse, self.left, self.right, self._pull = warm, inverse, left, right, np.float32(pull)
+        self._directions, self._mixing = directions, inverse.root @ inverse.root.T  # (k, k)
+        told = directions.T @ (left * inverse.alone[:, None])  # (k, dim)
+        self._told = self._mixing @ told
+        drawn = np.empty(len(warm), dtype=np.float32)
+        for some in _blocks(len(warm)):
+            scaled = directions[some] * inverse.alone[some, None]
+            drawn[some] = np.einsum("nd,nd->n", self.drawn(some, scaled), right[some])
+        self.weight: Floats = (1.0 + drawn) / np.maximum(inverse.alone - inverse.length, np.float32(1e-12))  # (n_warm,)
+        self._itself = drawn + self.weight * inverse.length  # what each item would say of itself
+
+    def drawn(self, some: slice, scaled: Floats) -> Floats:
+        """Return these rows of pull P H, shape (n, dim); `scaled` are those of the directions times `alone`."""
+        rows: Floats = self.left[some] * self.inverse.alone[some, None] - scaled @ self._told
+        rows *= self._pull
+        return rows
+
+    def signal(self, histories: sp.csr_matrix) -> Floats:
+        """Return what histories of shape (n_histories, n_items) say of the warm items, shape (n_histories, n_warm)."""
+        shares = sp.csr_matrix(histories[:, self.warm], dtype=np.float32)
+        voices = sp.csr_matrix(shares @ sp.diags(self.inverse.alone))
+        turned = np.asarray(voices @ self._directions)  # (n_histories, k)
+        words = self._pull * (np.asarray(voices @ self.left) - turned @ self._told)
+        turned = turned @ self._mixing
+        louder = self.inverse.alone * self.weight
+        said: Floats = np.empty(shares.shape, dtype=np.float32)
+        for some in _blocks(len(said), 128):
+            part = np.matmul(turned[some], self._directions.T, out=said[some])
+            part *= louder
+            part += words[some] @ self.right.T
+        line = np.repeat(np.arange(shares.shape[0]), np.diff(shares.indptr))
+        said[line, shares.indices] -= shares.data * self._itself[shares.indices]
+        return said
+
+
+def _blocks(n: int, step: int = 16_384) -> Iterator[slice]:
+    return (slice(start, start + step) for start in range(0, n, step))

@@ -88,6 +88,15 @@ def test_all_ways_to_ask_agree_with_the_matrix(what):
         np.testing.assert_allclose(thin.between(shares, others), shares @ matrix @ others.T.toarray(), atol=1e-4)
 
 
+def test_a_trial_says_what_the_solution_says():
+    taken, vectors = world(5)
+    fitter = LowRankFitter(taken, vectors, 10.0, 12)
+    for penalties in ((20.0, 50.0, 10.0), (50.0, 20.0, 10.0), (5.0, 0.0, 1.0), (20.0, 50.0, 0.1)):
+        made = LowRankFitter(taken, vectors, 10.0, 12).fit(*penalties)
+        np.testing.assert_allclose(fitter.trial(*penalties).signal(taken), made.signal(taken), atol=1e-5)
+        np.testing.assert_array_equal(fitter.fit(*penalties).queries, made.queries)  # what was tried leaves no trace
+
+
 def test_it_is_written_and_read():
     taken, vectors = world(3)
     thin = LowRankFitter(taken, vectors, 10.0, 5).fit(20.0, 50.0)
