@@ -45,6 +45,7 @@ _HOMES = {
     "llm_tail.embedding.pretrain": ["pretrain"],
     "llm_tail.embedding.processes": ["ProcessEngine"],
     "llm_tail.embedding.distributed": ["RayEngine"],
+    "llm_tail.embedding.tfidf": ["TfidfEncoder"],
     "llm_tail.embedding.store": ["Embeddings", "EmbeddingStore", "EmbedReport", "StoredVectors"],
     "llm_tail.enrichment.result": ["Enrichment", "Generated", "Provenance"],
     "llm_tail.enrichment.enrich": ["enrich", "Outcome"],

@@ -67,6 +67,12 @@ class HybridConfig(Settings):
     gate: float = Field(0.3, ge=0, le=1000, description="People after whom an item trusts itself as much as others.")
     borrow: float = Field(1.0, ge=0, le=10, description="Scale of what is borrowed from the neighbours.")
     kernel_power: float = Field(3.0, gt=0, le=20, description="Exponent of the text kernel max(0, cosine)^p.")
+    word_share: float = Field(
+        0.15,
+        ge=0,
+        lt=1,
+        description="Of two texts' likeness, the share of the words they have in common; the rest is what they mean.",
+    )
     text_weight: float = Field(0.05, ge=0, le=100, description="Weight of the direct text signal of every item.")
     thin_text_weight: float = Field(
         0.25,
@@ -87,7 +93,9 @@ class HybridConfig(Settings):
     goal: Literal["all", "warm", "tail", "cold", "overall"] = Field(
         "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."
     )
-    tune: bool = Field(True, description="Choose penalties, damping, recency, gate and weights by validation.")
+    tune: bool = Field(
+        True, description="Choose penalties, damping, recency, gate, weights and word_share by validation."
+    )
     learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
     solution: Literal["auto", "whole", "low-rank"] = Field(
         "auto", description="How ID embeddings are solved for; auto is whole up to max_items, of low rank above."

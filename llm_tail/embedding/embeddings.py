@@ -27,11 +27,13 @@ class Embeddings:
         Finite; every row that is not zero is scaled to length 1 (float32).
     encoder : str
         Fingerprint of the encoder that made them.
+    words : array, shape (n_items, dim_words), optional
+        Another vector of each item, by the words that stand in its text and not by what they mean: see `with_words`.
 
     Raises
     ------
     DataError
-        If the shape does not fit the ids or a value is not finite.
+        If a shape does not fit the ids or a value is not finite.
 
     Examples
     --------
@@ -39,18 +41,17 @@ class Embeddings:
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
 
-    def __init__(self, ids: IdMap | Iterable[str], vectors: NDArray[Any], *, encoder: str = "") -> None:
+    def __init__(
+        self,
+        ids: IdMap | Iterable[str],
+        vectors: NDArray[Any],
+        *,
+        encoder: str = "",
+        words: NDArray[Any] | None = None,
+    ) -> None:
         self.ids = ids if isinstance(ids, IdMap) else IdMap(ids)
-        array = np.asarray(vectors, dtype=np.float32)
-        if array.ndim != 2 or array.shape[0] != len(self.ids) or array.shape[1] == 0:
-            raise DataError(f"vectors have shape {array.shape}, expected ({len(self.ids)}, dim)")
-        lengths = np.sqrt(np.einsum("ij,ij->i", array, array))  # (n_items,)
-        if not np.isfinite(lengths).all():
-            raise DataError(f"{int((~np.isfinite(lengths)).sum())} vectors hold NaN or infinite values")
-        off = np.abs(lengths - 1.0) > 1e-6
-        if (off & (lengths > 0)).any():
-            array = unit(array)
-        self.vectors: Vectors = array
+        self.vectors: Vectors = _of_length_one(vectors, len(self.ids), "vectors")
+        self.words: Vectors | None = None if words is None else _of_length_one(words, len(self.ids), "words")
         self.encoder = encoder
 
     @property
@@ -65,7 +66,34 @@ class Embeddings:
             return self
         rows = self.ids.rows(ids.values)
         check_all_there(ids, rows)
-        return Embeddings(ids, self.vectors[rows], encoder=self.encoder)
+        words = None if self.words is None else self.words[rows]
+        return Embeddings(ids, self.vectors[rows], encoder=self.encoder, words=words)
+
+    def with_words(self, words: NDArray[Any]) -> Embeddings:
+        """Return the same with another vector of each item beside the first, made of counted words.
+
+        An encoder puts what means the same close together and loses the words themselves: a model number, a pattern, a
+        series. The hybrid takes both and weighs them by validation (``hybrid.word_share``).
+
+        Parameters
+        ----------
+        words : array, shape (n_items, dim_words)
+            Such as those of `TfidfEncoder`; zero for an item without known words.
+
+        Raises
+        ------
+        DataError
+            If the shape does not fit the ids or a value is not finite.
+
+        Examples
+        --------
+        >>> from llm_tail.embedding.tfidf import TfidfEncoder
+        >>> texts = ["a blue tea cup", "a red tea cup", "an iron pan"]
+        >>> words = TfidfEncoder.fit(texts, pairs=True)
+        >>> Embeddings("abc", np.eye(3)).with_words(words.encode(texts)).words.shape
+        (3, 3)
+        """
+        return Embeddings(self.ids, self.vectors, encoder=self.encoder, words=words)
 
     def cut(self, dim: int) -> Embeddings:
         """Return the first `dim` components of each vector, scaled to length 1 again.
@@ -85,11 +113,13 @@ class Embeddings:
         """
         if not 1 <= dim <= self.dim:
             raise DataError(f"vectors are {self.dim} wide and cannot be cut to {dim}; take 1 to {self.dim}")
-        return self if dim == self.dim else Embeddings(self.ids, unit(self.vectors[:, :dim]), encoder=self.encoder)
+        if dim == self.dim:
+            return self
+        return Embeddings(self.ids, unit(self.vectors[:, :dim]), encoder=self.encoder, words=self.words)
 
     def fingerprint(self) -> str:
         """Return a digest of ids and vectors."""
-        return fingerprint(self.ids.values, self.vectors)
+        return fingerprint(self.ids.values, self.vectors, *([] if self.words is None else [self.words]))
 
     def __getitem__(self, item_id: str) -> Vectors:
         vector: Vectors = self.vectors[self.ids.row(item_id)]
@@ -100,6 +130,17 @@ class Embeddings:
 
     def __repr__(self) -> str:
         return f"Embeddings({len(self):,} x {self.dim})"
+
+
+def _of_length_one(vectors: NDArray[Any], n: int, what: str) -> Vectors:
+    array = np.asarray(vectors, dtype=np.float32)
+    if array.ndim != 2 or array.shape[0] != n or array.shape[1] == 0:
+        raise DataError(f"{what} have shape {array.shape}, expected ({n}, dim)")
+    lengths = np.sqrt(np.einsum("ij,ij->i", array, array))  # (n_items,)
+    if not np.isfinite(lengths).all():
+        raise DataError(f"{int((~np.isfinite(lengths)).sum())} {what} hold NaN or infinite values")
+    off = np.abs(lengths - 1.0) > 1e-6
+    return unit(array) if (off & (lengths > 0)).any() else array
 
 
 def unit(vectors: NDArray[Any]) -> Vectors:

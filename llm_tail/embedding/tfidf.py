@@ -58,7 +58,14 @@ class TfidfEncoder:
 
     @classmethod
     def fit(
-        cls, texts: Sequence[str], *, dim: int = 384, n_words: int = 50_000, n_texts: int = 100_000, seed: int = 0
+        cls,
+        texts: Sequence[str],
+        *,
+        dim: int = 384,
+        n_words: int = 50_000,
+        n_texts: int = 100_000,
+        pairs: bool = False,
+        seed: int = 0,
     ) -> Self:
         """Learn words, weights and the folding.
 
@@ -70,6 +77,9 @@ class TfidfEncoder:
             The width of a vector; less where there are fewer texts or words.
         n_words, n_texts : int
             Words that are counted, those of most texts first, and texts that they are taken from.
+        pairs : bool
+            Count pairs of words that follow each other too; English stop words are kept then, since they part what
+            belongs together from what does not.
         seed : int
             Of the randomised decomposition.
 
@@ -84,7 +94,8 @@ class TfidfEncoder:
         texts = [text for text in check_texts(texts) if text.strip()]
         if len(texts) > n_texts:
             texts = [texts[i] for i in np.linspace(0, len(texts) - 1, n_texts).astype(np.int64)]
-        words = Words.learn(texts, n_words, _MAX_WORDS, left_out=ENGLISH_STOP_WORDS)
+        left_out = () if pairs else ENGLISH_STOP_WORDS
+        words = Words.learn(texts, n_words, _MAX_WORDS, left_out=left_out, pairs=pairs, least=2 if pairs else 1)
         counts = words.count(texts)[0][:, : len(words)]
         shares = document_shares(counts, len(words))
         matrix = weighted(counts, shares)  # (n_texts, n_words)
@@ -109,7 +120,8 @@ class TfidfEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of words, weights and folding."""
-        return fingerprint("tfidf-1", self.words.words, self.max_tokens, self.shares, self.components)
+        kind = ["pairs"] if self.words.pairs else []
+        return fingerprint("tfidf-1", self.words.words, self.max_tokens, self.shares, self.components, *kind)
 
     def encode(
         self, texts: Sequence[str], *, kind: Kind = "document", batch_tokens: int = 2048, progress: bool = False
@@ -142,7 +154,7 @@ class TfidfEncoder:
 
     def save(self, folder: str | Path, made_from: str = "") -> Path:
         """Write the folding as safetensors and the words as JSON, to be opened by `open_runtime`."""
-        facts = {"runtime": self.runtime, "max_words": self.max_tokens}
+        facts = {"runtime": self.runtime, "max_words": self.max_tokens, "pairs": self.words.pairs}
         with write_artifact(folder, SAVED_KIND, made_from, facts) as draft:
             save_file({"shares": self.shares, "components": self.components}, draft.file("table.safetensors"))
             draft.file("words.json").write_text(json.dumps(self.words.words, ensure_ascii=False), encoding="utf-8")
@@ -152,7 +164,8 @@ class TfidfEncoder:
     def read(cls, artifact: Artifact) -> Self:
         """Return what `save` wrote."""
         tensors = load_file(artifact.file("table.safetensors"))
-        words = Words(json.loads(artifact.file("words.json").read_text(encoding="utf-8")), artifact.facts["max_words"])
+        known, facts = json.loads(artifact.file("words.json").read_text(encoding="utf-8")), artifact.facts
+        words = Words(known, facts["max_words"], pairs=facts.get("pairs", False))
         return cls(words, tensors["shares"], tensors["components"])
 
     def __repr__(self) -> str:

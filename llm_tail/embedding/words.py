@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -28,6 +29,8 @@ class Words:
         Lower case, distinct.
     max_words : int
         Of longer texts only the first so many are read.
+    pairs : bool
+        Two words that follow each other count as a word too, as in "tea cup".
 
     Notes
     -----
@@ -41,22 +44,35 @@ class Words:
     ([[2.0, 1.0, 1.0]], ['a'])
     """
 
-    def __init__(self, words: Sequence[str], max_words: int) -> None:
-        self.words, self.max_words = list(words), max_words
+    def __init__(self, words: Sequence[str], max_words: int, *, pairs: bool = False) -> None:
+        self.words, self.max_words, self.pairs = list(words), max_words, pairs
         self._places = {word: place for place, word in enumerate(self.words)}
 
     @classmethod
-    def learn(cls, texts: Iterable[str], most: int, max_words: int, *, left_out: Collection[str] = ()) -> Self:
-        """Return the words that stand in most texts, at most `most`; `DataError` where there is none at all."""
+    def learn(
+        cls,
+        texts: Iterable[str],
+        most: int,
+        max_words: int,
+        *,
+        left_out: Collection[str] = (),
+        pairs: bool = False,
+        least: int = 1,
+    ) -> Self:
+        """Return the words that stand in most texts, at most `most`; `DataError` where there is none at all.
+
+        Words of fewer than `least` texts are left out, unless all are.
+        """
         found: Counter[str] = Counter()
         for text in texts:
-            found.update(set(_read(text, max_words)))
+            found.update(set(_terms(_read(text, max_words), pairs)))
         for word in left_out:
             found.pop(word, None)
         if not found:
             raise DataError("none of the texts holds a usable word; a runtime cannot be learned from them")
-        ordered = sorted(found.items(), key=lambda one: (-one[1], one[0]))[:most]
-        return cls([word for word, _ in ordered], max_words)
+        shared = {word: n for word, n in found.items() if n >= least} or found
+        ordered = sorted(shared.items(), key=lambda one: (-one[1], one[0]))[:most]
+        return cls([word for word, _ in ordered], max_words, pairs=pairs)
 
     def count(self, texts: Sequence[str]) -> tuple[sp.csr_matrix, list[str], NDArray[np.int64]]:
         """Return counts, shape (n_texts, n_words + n_unknown), the unknown words, and how long each text is in all."""
@@ -66,7 +82,7 @@ class Words:
         lengths = np.zeros(len(texts), dtype=np.int64)
         for row, text in enumerate(texts):
             found = _read(text, self.max_words)
-            columns.extend(map(places.__getitem__, found))
+            columns.extend(map(places.__getitem__, _terms(found, self.pairs)))
             ends[row + 1] = len(columns)
             cut = len(found) == self.max_words or len(text) > self.max_words * _LONGEST
             lengths[row] = len(_WORD.findall(text)) if cut else len(found)
@@ -93,6 +109,10 @@ class _Growing(dict[str, int]):
 
 def _read(text: str, most: int) -> list[str]:
     return _WORD.findall(text[: most * _LONGEST].lower())[:most]
+
+
+def _terms(words: list[str], pairs: bool) -> list[str]:
+    return [*words, *map(" ".join, pairwise(words))] if pairs else words
 
 
 def document_shares(counts: sp.csr_matrix, n_words: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFit
 from llm_tail.recommenders.fusion import Floats, Signals, speech, text_signal
 from llm_tail.recommenders.learning import Neighborhood, PretendCold, attend, learn_attention
 from llm_tail.recommenders.recency import weigh
-from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, is_better, objective
+from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, is_better, most_people, objective
 
 if TYPE_CHECKING:
     from llm_tail.recommenders.attention import NeighborAttention
@@ -34,8 +34,6 @@ DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 SAFETY = 1.005  # a lead of less is none
 LIFTS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2.0, 2.5, 3.0)
 MOST_LIFT = 100.0  # as the setting allows
-PEOPLE = (100, 4000)  # at least and at most, who are asked
-MOST_SCORES = 160_000_000  # people asked times items: half a dozen arrays of so many float32 are held
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
 ROUNDS = 2
 LEARN_USERS = 4096  # people whom the attention learns from
@@ -78,8 +76,7 @@ class Chooser:
         seed: int,
         aged: sp.csr_matrix | None = None,
     ) -> None:
-        most = int(np.clip(MOST_SCORES // max(1, train.shape[1]), *PEOPLE))
-        self.task = ValidationTask.build(train, validation, max_users=most, seed=seed)
+        self.task = ValidationTask.build(train, validation, max_users=most_people(train.shape[1]), seed=seed)
         self.fitter = fitter_for(train, vectors, config, seed)
         self.config, self.attention, self.seed = config, attention, seed
         self._train, self._vectors, self._neighborhood = train, vectors, neighborhood

@@ -29,15 +29,16 @@ from numpy.typing import NDArray
 from llm_tail.config import HybridConfig, IndexConfig
 from llm_tail.data.ids import Rows
 from llm_tail.data.interactions import Interactions
-from llm_tail.data.splits import split_cold_items
 from llm_tail.errors import DataError
 from llm_tail.recommenders.base import Recommender
 from llm_tail.recommenders.collaborative import Fitter, check_size, fitter_for, from_state, is_low_rank, item_counts
 from llm_tail.recommenders.explaining import Explanation, audience, explain
-from llm_tail.recommenders.fusion import Floats, Signals, speech
+from llm_tail.recommenders.fusion import Signals, speech
 from llm_tail.recommenders.recency import aged_history, ages, is_ordered, weigh
 from llm_tail.recommenders.scoring import ScoreMatrix
 from llm_tail.recommenders.serving import ItemVectors, ServingIndex, item_vectors
+from llm_tail.recommenders.text_space import TextSpace, choose_share
+from llm_tail.recommenders.tuning import ValidationTask, cut_for_choosing, most_people
 from llm_tail.recommenders.updates import update
 
 __all__ = ["Explanation", "HybridRecommender"]
@@ -123,11 +124,15 @@ class HybridRecommender(ScoreMatrix, Recommender):
         if not is_ordered(train):
             self.config = self.config.replace(recency=1.0)
         taken = train.matrix()
+        chosen = self.config.tune or self.config.learn
+        cut = cut_for_choosing(train, validation, self.items, self.seed) if chosen else None
+        if cut is not None and self.config.tune and embeddings.words is not None:
+            self._weigh_words(cut, embeddings)
         attention = self._new_attention(graph)
         fitter: Fitter | None = None
         self._near: Neighborhood | None = None
-        if self.config.tune or self.config.learn:
-            fitter = self._choose(train, validation, graph, attention)
+        if cut is not None:
+            fitter = self._choose(cut, graph, attention, given=cut[0] is train)
         fitter = fitter or fitter_for(taken, self._vectors, self.config, self.seed)
         self._collaborative = fitter.fit(self.config.ridge, self.config.pull, self.config.text_ridge)
         self._counts = item_counts(taken)
@@ -154,42 +159,38 @@ class HybridRecommender(ScoreMatrix, Recommender):
         rows = [self.items.row(x) for x in item_ids]
         return weigh(aged_history(rows, len(self.items)), self.config.recency)
 
+    def _weigh_words(self, cut: tuple[Interactions, sp.csr_matrix], embeddings: Embeddings) -> None:
+        """Set how much the words say, before all else: neighbours and ID embeddings hang on it."""
+        taken, held = cut[0].matrix(), cut[1]
+        task = ValidationTask.build(taken, held, max_users=most_people(taken.shape[1]), seed=self.seed)
+        share, tried = choose_share(task, embeddings, self.config.kernel_power, self.config.goal)
+        self.config = self.config.replace(word_share=share)
+        self.training = {"words": {"share": share, "tried": tried}}
+        self._place(embeddings)
+
     def _choose(
         self,
-        train: Interactions,
-        validation: Interactions | None,
+        cut: tuple[Interactions, sp.csr_matrix],
         graph: ItemGraph | None,
         attention: NeighborAttention,
+        *,
+        given: bool,
     ) -> Fitter | None:
         """Set the best settings and attention; return what can solve for the final matrix, if that is at hand."""
         from llm_tail.recommenders.choosing import Chooser
 
-        inner, outer = train, None if validation is None else validation.matrix()
-        given = outer is not None and outer.nnz > 0
-        if not given:
-            inner, outer = self._inner_split(train)
-        if outer is None or outer.nnz == 0:  # too few events to hold any back
-            return None
+        inner, outer = cut
         taken, aged = inner.matrix(), ages(inner) if is_ordered(inner) else None
         neighborhood = self._neighborhood(item_counts(taken), graph)
         self._near = neighborhood if given else None  # found once: in a large catalogue it takes long
         chooser = Chooser(taken, outer, self._vectors, neighborhood, attention, self.config, self.seed, aged)
-        self.training = chooser.choose()
+        self.training = {**self.training, **chooser.choose()}
         self.config = chooser.config
         return chooser.fitter if given else None
 
     def _place(self, embeddings: Embeddings) -> None:
-        """Centre the vectors: what all items share tells none apart."""
-        there = np.abs(embeddings.vectors).max(axis=1) > 0
-        self._centre = embeddings.vectors[there].mean(axis=0) if there.any() else np.zeros(embeddings.dim, np.float32)
-        self._vectors = self._centred(embeddings.vectors)
-
-    def _centred(self, vectors: Floats) -> Floats:
-        """Return unit vectors around the centre; zero vectors stay zero."""
-        there = np.abs(vectors).max(axis=1, keepdims=True) > 0
-        moved = np.where(there, vectors - self._centre, 0.0)
-        lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-        return np.asarray(np.divide(moved, lengths, out=np.zeros_like(moved), where=lengths > 1e-6), dtype=np.float32)
+        self._space = TextSpace.around(embeddings, self.config.word_share)
+        self._vectors = self._space.place(embeddings)
 
     def _new_attention(self, graph: ItemGraph | None) -> NeighborAttention:
         import torch
@@ -211,15 +212,6 @@ class HybridRecommender(ScoreMatrix, Recommender):
         shapes = {name: tensor.shape for name, tensor in attention.state_dict().items()}
         attention.load_state_dict({n: torch.as_tensor(a).reshape(shapes[n]) for n, a in self._learned.items()})
         return attention
-
-    def _inner_split(self, train: Interactions) -> tuple[Interactions, sp.csr_matrix | None]:
-        """Cut training itself, for want of validation interactions; None where nothing would be left to learn from."""
-        try:
-            split = split_cold_items(train, self.items, cold_share=0.1, held_share=0.1, seed=self.seed)
-        except DataError:
-            return train, None
-        held = split.validation.matrix() + split.test.matrix()
-        return split.train, sp.csr_matrix(held)
 
     def _neighborhood(
         self, counts: NDArray[np.int64], graph: ItemGraph | None, items: Rows | None = None
@@ -247,6 +239,11 @@ class HybridRecommender(ScoreMatrix, Recommender):
         return Signals.of(histories, self._collaborative, None, self._vectors, self.config.kernel_power).mass
 
     # ---- answers
+
+    @property
+    def hears_words(self) -> bool:
+        """Whether the words of the texts have a say beside what they mean; new items should bring theirs then."""
+        return self._space.hears_words
 
     def explain(
         self, item: str, *, user: str | None = None, history: Sequence[str] | None = None, n: int = 5
@@ -414,13 +411,13 @@ class HybridRecommender(ScoreMatrix, Recommender):
     def _state(self) -> dict[str, NDArray[Any]]:
         state = (
             self._collaborative.state()
+            | self._space.state()
             | {f"attention.{n}": array for n, array in self._learned.items()}
             | {
                 "borrowing.data": self._borrowing.data,
                 "borrowing.indices": self._borrowing.indices,
                 "borrowing.indptr": self._borrowing.indptr,
                 "vectors": self._vectors,
-                "centre": self._centre,
                 "counts": self._counts,
                 "mass": np.array([self._mass]),
             }
@@ -433,7 +430,8 @@ class HybridRecommender(ScoreMatrix, Recommender):
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._collaborative = from_state(state)
-        self._vectors, self._centre, self._counts = state["vectors"], state["centre"], state["counts"]
+        self._vectors, self._counts = state["vectors"], state["counts"]
+        self._space = TextSpace.from_state(state, self.config.word_share)
         self._mass = float(state["mass"][0])
         self._borrowing = sp.csr_matrix(
             (state["borrowing.data"], state["borrowing.indices"], state["borrowing.indptr"]),

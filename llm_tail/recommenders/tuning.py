@@ -11,11 +11,15 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from llm_tail.config import HybridConfig
-from llm_tail.data.ids import Rows
-from llm_tail.data.splits import Segments
+from llm_tail.data.ids import IdMap, Rows
+from llm_tail.data.interactions import Interactions
+from llm_tail.data.splits import Segments, split_cold_items
+from llm_tail.errors import DataError
 
 MIN_GAIN = 0.003  # relative
 MIN_SHARE = 0.01  # of the events: a ranking of a handful would weigh as much as that of thousands
+PEOPLE = (100, 4000)  # at least and at most, who are asked
+MOST_SCORES = 160_000_000  # people asked times items: half a dozen arrays of so many float32 are held
 BLOCK_BYTES = 2 << 20  # one block of comparisons; it pays to stay in the cache
 
 
@@ -117,6 +121,34 @@ class ValidationTask:
             return sp.csr_matrix((gained, (person, item)), shape=self.histories.shape)
 
         return gains(among_kind), gains(among_all)
+
+
+def cut_for_choosing(
+    train: Interactions, validation: Interactions | None, items: IdMap, seed: int
+) -> tuple[Interactions, sp.csr_matrix] | None:
+    """Return what to learn from, and who took what that it may be judged by, shape (n_users, n_items).
+
+    For want of validation interactions training itself is cut; None where that would leave nothing to learn from.
+    """
+    if validation is not None and len(validation):
+        return train, validation.matrix()
+    try:
+        split = split_cold_items(train, items, cold_share=0.1, held_share=0.1, seed=seed)
+    except DataError:
+        return None
+    held = sp.csr_matrix(split.validation.matrix() + split.test.matrix())
+    return (split.train, held) if held.nnz else None
+
+
+def most_people(n_items: int) -> int:
+    """Return how many people can be asked at once in a catalogue of this size.
+
+    Examples
+    --------
+    >>> most_people(1000), most_people(100_000), most_people(1_000_000)
+    (4000, 1600, 160)
+    """
+    return int(np.clip(MOST_SCORES // max(1, n_items), *PEOPLE))
 
 
 def objective(measured: Mapping[str, float], goal: str = "all") -> float:

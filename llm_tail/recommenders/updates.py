@@ -75,14 +75,13 @@ def _check_new(model: HybridRecommender, embeddings: Embeddings) -> None:
     known = [x for x in embeddings.ids if x in model.items]
     if known:
         raise DataError(f"{len(known)} items are there already, such as {', '.join(known[:3])}")
-    if embeddings.dim != model._vectors.shape[1]:
-        raise DataError(f"vectors are {embeddings.dim} wide, expected {model._vectors.shape[1]}")
+    model._space.check(embeddings)
 
 
 def _grow_items(model: HybridRecommender, embeddings: Embeddings) -> None:
     """Give new items their neighbours; nobody has taken them yet."""
     n_old, n_new = len(model.items), len(embeddings)
-    model._vectors = np.vstack([model._vectors, model._centred(embeddings.vectors)])
+    model._vectors = np.vstack([model._vectors, model._space.place(embeddings)])
     model._counts = np.concatenate([model._counts, np.zeros(n_new, dtype=np.int64)])
     new = np.arange(n_old, n_old + n_new)
     lent = model._attend(model._learned_attention(), model._neighborhood(model._counts, None, new), new)

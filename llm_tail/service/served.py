@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llm_tail.artifacts import fingerprint, read_manifest
 from llm_tail.data.catalog import Item
@@ -25,6 +26,7 @@ from llm_tail.service.problems import ConflictError
 from llm_tail.service.queries import QueryEncoder
 from llm_tail.service.stock import Stock
 from llm_tail.service.titles import Titles
+from llm_tail.workspace.wording import words_of
 
 if TYPE_CHECKING:
     from llm_tail.recommenders.base import Recommender
@@ -86,7 +88,8 @@ class ServedRun:
         self.filtering = Filtering(self.catalog, self.segments)
         self.words = workspace.words
         self.places = of_run(workspace, np.asarray(self.index.vectors, dtype=np.float32))
-        self.stock = Stock(self.row_of, self.hybrid)
+        self._words = None if self.hybrid is None else words_of(workspace)
+        self.stock = Stock(self.row_of, self.hybrid, self._counted)
         self._others: dict[str, Recommender] = {}
         self._made: dict[str, Any] = {}
         self._making = threading.Lock()
@@ -112,6 +115,9 @@ class ServedRun:
             encoder.close()
             raise
         return run
+
+    def _counted(self, items: Sequence[Item]) -> NDArray[np.float32] | None:
+        return None if self._words is None else self._words.encode([self.text_of(item) for item in items])
 
     # ---- items
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -97,6 +97,8 @@ class Stock:
         The items of the run.
     hybrid : HybridRecommender, optional
         As it was fitted; never changed, copies of it are.
+    words : callable, optional
+        Gives the vectors of the words of items, where the hybrid looks at them.
 
     Attributes
     ----------
@@ -106,8 +108,13 @@ class Stock:
         With all new items that it has been told of.
     """
 
-    def __init__(self, known: Mapping[str, int], hybrid: HybridRecommender | None) -> None:
-        self.known, self.shelf = known, Shelf()
+    def __init__(
+        self,
+        known: Mapping[str, int],
+        hybrid: HybridRecommender | None,
+        words: Callable[[Sequence[Item]], Vectors | None] = lambda _: None,
+    ) -> None:
+        self.known, self.shelf, self._words = known, Shelf(), words
         self._fitted = self.hybrid = hybrid
         self._told: dict[str, bytes] = {}  # new items that the hybrid has, and the vectors it has them with
         self._work = threading.Lock()
@@ -139,7 +146,8 @@ class Stock:
             vectors = np.stack([np.frombuffer(new[item_id], dtype=np.float32) for item_id in ids])
             # `update` puts new arrays in the place of old ones and writes into none, so that a copy of the names is
             # enough for those who are asking the former model now.
-            self.hybrid = copy.copy(start).add_items(Embeddings(ids, vectors))
+            words = self._words([shelf.items[item_id] for item_id in ids])
+            self.hybrid = copy.copy(start).add_items(Embeddings(ids, vectors, words=words))
             self._told = new
 
     def is_told(self, item_ids: Sequence[str]) -> bool:

@@ -34,6 +34,7 @@ from llm_tail.workspace.tuner import Tuner, in_words
 
 if TYPE_CHECKING:
     from llm_tail.data.splits import Split
+    from llm_tail.embedding.embeddings import Embeddings
     from llm_tail.evaluation.compare import Result
     from llm_tail.recommenders.base import Recommender
     from llm_tail.workspace.workspace import Workspace
@@ -132,7 +133,7 @@ class Ground:
 
     def fit(self, contestant: Contestant, settings: Mapping[str, Any], split: Split) -> Recommender:
         """Return the model, fitted on the training part; validation is given for models that stop or tune by it."""
-        embeddings = self.workspace.embeddings if contestant.uses_text() else None
+        embeddings = self._vectors(contestant) if contestant.uses_text() else None
         graph = self.workspace.graph if contestant.graph else None
         model = contestant.make(self.workspace, settings)
         return model.fit(split.train, embeddings, graph, validation=split.validation if len(split.validation) else None)
@@ -141,9 +142,19 @@ class Ground:
         """Load what the model will be given, so that its time does not hold the reading of files."""
         _ = self.workspace.split
         if contestant.uses_text():
-            _ = self.workspace.embeddings
+            _ = self._vectors(contestant)
         if contestant.graph:
             _ = self.workspace.graph
+
+    def _vectors(self, contestant: Contestant) -> Embeddings:
+        """Return what a model reads of the items: ours counts words too, as in a run; peers are as published."""
+        return self._worded if contestant.group == "ours" else self.workspace.embeddings
+
+    @cached_property
+    def _worded(self) -> Embeddings:
+        from llm_tail.workspace.wording import learn_words, with_words
+
+        return with_words(self.workspace, learn_words(self.workspace))
 
 
 # ---- the two steps

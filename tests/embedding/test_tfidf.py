@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from llm_tail.embedding.runtimes import open_runtime
 from llm_tail.embedding.tfidf import TfidfEncoder
 from llm_tail.errors import DataError
 from tests.embedding.contracts import TEXTS, RuntimeContract
@@ -48,3 +49,20 @@ def test_many_texts_are_thinned_out_evenly():
     texts = [f"word{i} whale" for i in range(1000)]
     encoder = TfidfEncoder.fit(texts, n_texts=10, n_words=6)
     assert encoder.words.words == ["whale", "word0", "word111", "word222", "word333", "word444"]
+
+
+def test_pairs_tell_apart_what_words_do_not(tmp_path):
+    texts = ["red tea cup", "red cup tea", "red tea cup", "blue tea pot", "blue cup tea"]
+    plain, paired = (TfidfEncoder.fit(texts, pairs=pairs) for pairs in (False, True))
+    assert plain.encode(texts)[0] @ plain.encode(texts)[1] > 0.999
+    assert paired.encode(texts)[0] @ paired.encode(texts)[1] < 0.9
+    assert {"tea cup", "cup tea"} <= set(paired.words.words) and "tea pot" not in paired.words.words  # of one text only
+    assert plain.fingerprint != paired.fingerprint
+    again = open_runtime(paired.save(tmp_path / "words"))
+    np.testing.assert_array_equal(again.encode(texts), paired.encode(texts))
+    assert again.fingerprint == paired.fingerprint
+
+
+def test_pairs_are_made_of_characters_where_nothing_parts_words():
+    paired = TfidfEncoder.fit(["紅茶杯", "紅茶壺", "綠茶杯"], pairs=True)
+    assert {"紅 茶", "茶 杯"} <= set(paired.words.words)

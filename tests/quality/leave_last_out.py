@@ -60,6 +60,8 @@ def main() -> None:
     store = lt.EmbeddingStore.open(arguments.work / arguments.data)
     text = lt.ItemText(lt.TextConfig(fields=arguments.fields))
     vectors = store.embed(catalog, lt.Encoder.load(arguments.encoder), text)
+    texts = text.texts(catalog)
+    vectors = vectors.with_words(lt.TfidfEncoder.fit(texts, dim=512, pairs=True).encode(texts))  # the hybrid reads both
     cut = Cut(events)
     print(f"{arguments.data}, {cut.n_people:,} people, {len(catalog):,} items, seed {arguments.seed}\n")
     print("| | R@10/N@10 | R@50/N@50 | chosen | minutes |\n| --- | --- | --- | --- | --- |")

@@ -76,6 +76,20 @@ def test_new_words_of_a_new_item_change_its_place(hybrid):
     np.testing.assert_allclose(stock.hybrid.score(stock.hybrid.histories), fresh.score(fresh.histories), atol=1e-6)
 
 
+def test_a_hybrid_that_looks_at_words_is_told_them():
+    words = {"a": unit(0, 1), "b": unit(1, 0), "x": unit(0, 1)}
+    vectors = lt.Embeddings("ab", np.eye(2)).with_words(np.stack([words["a"], words["b"]]))
+    train = lt.Interactions.from_pairs([("ann", "a"), ("bob", "b")])
+    hybrid = lt.HybridRecommender({"tune": False, "learn": False, "word_share": 0.9}).fit(train, vectors)
+    near = {}
+    for counted in (lambda items: np.stack([words[item.item_id] for item in items]), lambda items: None):
+        stock = Stock(KNOWN, hybrid, counted)
+        stock.put([Item("x")], unit(0, 1)[None])  # means what b means, in the words of a
+        stock.tell()
+        near[counted] = stock.hybrid.explain("x", history=["a"]).neighbors[0][0]
+    assert list(near.values()) == ["a", "b"]
+
+
 def test_without_people_there_is_nobody_to_tell():
     stock = Stock(KNOWN, None)
     stock.put([Item("x")], unit(1, 0)[None])
