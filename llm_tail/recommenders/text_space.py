@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from llm_tail.errors import DataError
 from llm_tail.recommenders.fusion import Floats, text_signal
-from llm_tail.recommenders.tuning import ValidationTask, is_better, objective
+from llm_tail.recommenders.tuning import ValidationTask, objective
 
 if TYPE_CHECKING:
     from llm_tail.embedding.embeddings import Embeddings
 
 SHARES = (0.0, 0.15, 0.3, 0.5)  # of the words; past a half every catalogue that was looked at lost
+NEARLY = 0.01  # of two shares that are as good the smaller one is taken
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,9 @@ def choose_share(task: ValidationTask, embeddings: Embeddings, power: float, goa
     for share in SHARES:
         vectors = TextSpace.around(embeddings, share).place(embeddings)
         tried[share] = task.measure(text_signal(task.histories, vectors, power))
-    best = SHARES[0]
-    for share in SHARES[1:]:
-        if is_better(objective(tried[share], goal), objective(tried[best], goal)):
-            best = share
+    found = {share: objective(measured, goal) for share, measured in tried.items()}
+    enough = max(found.values()) * (1.0 - NEARLY)
+    best = min(share for share in SHARES if found[share] >= enough)
     return best, {f"{share:g}": measured for share, measured in tried.items()}
 
 
