@@ -66,16 +66,6 @@ class HybridConfig(Settings):
     temperature: float = Field(0.05, gt=0, le=10, description="Sharpness of the attention; small looks at few.")
     gate: float = Field(0.3, ge=0, le=1000, description="People after whom an item trusts itself as much as others.")
     borrow: float = Field(1.0, ge=0, le=10, description="Scale of what is borrowed from the neighbours.")
-    lending: Literal["attention", "regression"] = Field(
-        "attention",
-        description="Who lends how much: attention to each neighbour, or regression on all of them together.",
-    )
-    confidence: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="By regression, items far from all lenders borrow less: not at all less at 0, most at 1.",
-    )
     kernel_power: float = Field(3.0, gt=0, le=20, description="Exponent of the text kernel max(0, cosine)^p.")
     word_share: float = Field(
         0.15,
@@ -104,7 +94,7 @@ class HybridConfig(Settings):
         "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."
     )
     tune: bool = Field(
-        True, description="Choose penalties, damping, recency, gate, lending, weights and word_share by validation."
+        True, description="Choose penalties, damping, recency, gate, weights and word_share by validation."
     )
     learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
     solution: Literal["auto", "whole", "low-rank"] = Field(

@@ -12,8 +12,7 @@ from llm_tail.config import HybridConfig
 from llm_tail.progress import Bar
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, fitter_for
 from llm_tail.recommenders.fusion import Floats, Signals, speech, text_signal
-from llm_tail.recommenders.learning import Neighborhood, PretendCold, learn_attention
-from llm_tail.recommenders.lending import lend
+from llm_tail.recommenders.learning import Neighborhood, PretendCold, attend, learn_attention
 from llm_tail.recommenders.recency import weigh
 from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, is_better, most_people, objective
 
@@ -27,8 +26,6 @@ CHEAP: dict[str, Sequence[float]] = {
     "text_weight": (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
     "gate": (0.1, 0.3, 1.0, 3.0),
 }
-CONFIDENCES = {"confidence": (0.0, 0.5, 1.0)}  # says something by regression alone
-LENDINGS = ("attention", "regression")
 PENALTIES = ((50.0, 100.0), (5.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
 PENALTY_NAMES = ("ridge", "pull", "text_ridge")
 TEXT_RIDGES = (0.1, 1.0, 10.0)
@@ -91,7 +88,6 @@ class Chooser:
             {},
         )  # for which recency and penalties, and what they reach
         self._qualities: dict[HybridConfig, float] = {}  # of settings that were tried, with the attention as it is
-        self._lent: dict[str, tuple[sp.csr_matrix, Floats]] = {}  # by attention as it is, by regression
         self._signals: tuple[Any, Signals] | None = None
         self._text: tuple[Any, Floats] | None = None
         self._kernel: dict[int, Floats] = {}
@@ -99,6 +95,7 @@ class Chooser:
     def choose(self) -> dict[str, Any]:
         """Set `config` and `attention` to the best found; return what was measured and kept."""
         record: dict[str, Any] = {"n_people": len(self.task.users)}
+        self._borrowing = self._attend(self.attention)
         record["given"] = self.measure(self.config)
         if self.config.tune:
             self._tune()
@@ -109,8 +106,7 @@ class Chooser:
         if self.config.tune:
             self._lift_tail()
             record["lifted"] = self.measure(self.config)
-        names = (*PENALTY_NAMES, "damping", "tail_lift", "lending", *_cheap(self.config))
-        names += () if self._aged is None else ("recency",)
+        names = (*PENALTY_NAMES, "damping", "tail_lift", *CHEAP, *(() if self._aged is None else ("recency",)))
         record["settings"] = {name: getattr(self.config, name) for name in names}
         return record
 
@@ -137,13 +133,8 @@ class Chooser:
             for change in costly:
                 self.fitter.fit(*_penalties(self.config.replace(**change)))
         self._head = self._measure_alone().get("warm", 0.0)
-        with Bar("tuning on validation", total=2 + ROUNDS * (len(costly) + 1)) as bar:
-            best, quality = coordinate_search(self.config, _cheap(self.config), self._quality, passes=1)
-            bar.advance(1)
-            other = best.replace(lending=next(name for name in LENDINGS if name != best.lending))
-            other, found = coordinate_search(other, _cheap(other), self._quality, passes=1)
-            if is_better(found, quality):
-                best, quality = other, found
+        with Bar("tuning on validation", total=1 + ROUNDS * (len(costly) + 1)) as bar:
+            best, quality = coordinate_search(self.config, CHEAP, self._quality, passes=1)
             bar.advance(1)
             for _ in range(ROUNDS):
                 before = best
@@ -152,7 +143,7 @@ class Chooser:
                     if candidate != best and is_better(found := self._quality(candidate), quality):
                         best, quality = candidate, found
                     bar.advance(1)
-                best, quality = coordinate_search(best, _cheap(best), self._quality, passes=1)
+                best, quality = coordinate_search(best, CHEAP, self._quality, passes=1)
                 bar.advance(1)
                 if best == before:
                     break
@@ -195,14 +186,14 @@ class Chooser:
         return self._alone[1]
 
     def _learn(self, collaborative: CollaborativeEmbeddings) -> dict[str, Any]:
-        """Train the attention; keep the best state on validation, which may be the untrained one, or regression."""
-        measured, asked = [self.measure(self.config)], self.config.replace(lending="attention")
+        """Train the attention; keep the best state on validation, which may be the untrained one."""
+        measured = [self.measure(self.config)]
         best, kept = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}, 0
 
         def look(_: int) -> None:
             nonlocal best, kept
-            self._look_through()
-            measured.append(self.measure(asked))
+            self._look_through(self.attention)
+            measured.append(self.measure(self.config))
             goal = self.config.goal
             if is_better(objective(measured[-1], goal), objective(measured[kept], goal)):
                 best = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}
@@ -211,29 +202,23 @@ class Chooser:
         task = PretendCold(
             self._neighborhood,
             collaborative,
-            self._damped(self._train, asked),
+            self._damped(self._train, self.config),
             self._vectors,
-            self._signals_of(asked).mass,
-            asked,
+            self._signals_of(self.config).mass,
+            self.config,
             n_users=LEARN_USERS,
             rng=np.random.default_rng(self.seed),
         )
         losses = learn_attention(self.attention, task, look=look)
         self.attention.load_state_dict(best)
-        self._look_through()
-        self.config = asked if kept else self.config
+        self._look_through(self.attention)
         return {"kept": kept > 0, "look": kept, "measured": measured, "loss": losses}
 
-    def _look_through(self) -> None:
-        """Forget what an earlier state of the attention said."""
-        self._lent.pop("attention", None)
-        self._signals, self._qualities = None, {}
+    def _look_through(self, attention: NeighborAttention) -> None:
+        self._borrowing, self._signals, self._qualities = self._attend(attention), None, {}
 
-    def _lenders(self, config: HybridConfig) -> tuple[sp.csr_matrix, Floats]:
-        if config.lending not in self._lent:
-            warm_vectors = self._vectors[self.fitter.warm]
-            self._lent[config.lending] = lend(config, self.attention, self._neighborhood, self._vectors, warm_vectors)
-        return self._lent[config.lending]
+    def _attend(self, attention: NeighborAttention) -> sp.csr_matrix:
+        return attend(attention, self._neighborhood, self._vectors, self._vectors[self.fitter.warm])
 
     def _damped(self, histories: sp.csr_matrix, config: HybridConfig) -> sp.csr_matrix:
         """Return histories in which an item speaks as loud as it does in a score."""
@@ -241,21 +226,16 @@ class Chooser:
 
     def _signals_of(self, config: HybridConfig) -> Signals:
         """Return the signals of the people asked; the last ones made are kept."""
-        key = (*_penalties(config), config.damping, config.recency, config.lending)
+        key = (*_penalties(config), config.damping, config.recency)
         if self._signals is None or self._signals[0] != key:
             taken = self.task.histories if self._aged is None else weigh(self._aged, config.recency)
             histories = self._damped(taken, config)
-            if self._text is None or self._text[0] != key[3:5]:
-                self._text = (key[3:5], text_signal(histories, self._vectors, config.kernel_power, self._kernel))
+            if self._text is None or self._text[0] != key[3:]:
+                self._text = (key[3:], text_signal(histories, self._vectors, config.kernel_power, self._kernel))
             collaborative = self.fitter.trial(*_penalties(config))
-            (borrowing, certainty), power = self._lenders(config), config.kernel_power
-            said = Signals.of(histories, collaborative, borrowing, self._vectors, power, self._text[1], certainty)
-            self._signals = (key, said)
+            text, power = self._text[1], config.kernel_power
+            self._signals = (key, Signals.of(histories, collaborative, self._borrowing, self._vectors, power, text))
         return self._signals[1]
-
-
-def _cheap(config: HybridConfig) -> dict[str, Sequence[float]]:
-    return CHEAP | CONFIDENCES if config.lending == "regression" else CHEAP
 
 
 def _penalties(config: HybridConfig) -> tuple[float, float, float]:

@@ -82,15 +82,12 @@ class Signals:
         By words.
     mass : float
         What the text has to be multiplied with to be as large as `own` on warm items; 1 where either is silent.
-    certainty : array of float32, shape (n_items,), or None
-        How sure what is borrowed is, in [0, 1], see `lending`; None where all of it is.
     """
 
     own: Floats
     borrowed: Floats
     text: Floats
     mass: float
-    certainty: Floats | None = None
 
     @classmethod
     def of(
@@ -101,7 +98,6 @@ class Signals:
         vectors: Floats,
         power: float,
         text: Floats | None = None,
-        certainty: Floats | None = None,
     ) -> Signals:
         """Compute the signals of damped histories, shape (n_histories, n_items); `text` may be had from before."""
         warm = collaborative.warm
@@ -113,14 +109,12 @@ class Signals:
         spoken = float(np.abs(narrow).sum(dtype=np.float64))
         worded = float(text.sum(axis=0, dtype=np.float64)[warm].sum())
         mass = spoken / worded if spoken > 0 and worded > 0 else 1.0  # nobody shares anything yet: words alone speak
-        return cls(own, borrowed, text, mass, certainty)
+        return cls(own, borrowed, text, mass)
 
     def fuse(self, counts: NDArray[Any], config: HybridConfig) -> Floats:
         """Return the scores, shape (n_histories, n_items)."""
         own_share, lifted = trust(counts, config), lift(counts, config)
         borrowed_share = (1.0 - own_share) * np.float32(config.borrow)
-        if self.certainty is not None:
-            borrowed_share = borrowed_share * self.certainty ** np.float32(config.confidence)
         text_share = text_weights(counts, config) * np.float32(self.mass)
         scores: Floats = np.empty(self.own.shape, dtype=np.float32)
         for start in range(0, len(scores), PEOPLE_AT_ONCE):

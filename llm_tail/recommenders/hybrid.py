@@ -6,8 +6,7 @@ The score of item i for a person is a sum over the items h that the person owns:
                         own ID        borrowed                      text
 
     B    collaborative ID embeddings (`collaborative`, `low_rank`), learned from interactions
-    A    attention of i over its semantic neighbours (`NeighborAttention`), rows sum to 1; or `lending` by regression
-    v    text vectors: what texts mean and, where given, the words that stand in them (`text_space`)
+    A    attention of i over its semantic neighbours (`NeighborAttention`); rows sum to 1
     g_i  = n_i / (n_i + gate): how far an item with n_i people trusts its own ID; 0 where it is cold
     b    scale of what is borrowed
     t_i  = text_weight + (1 - g_i) b thin_text_weight; m makes the text signal as large as the own one
@@ -226,11 +225,10 @@ class HybridRecommender(ScoreMatrix, Recommender):
     def _attend(
         self, attention: NeighborAttention, neighborhood: Neighborhood, new: Rows | None = None
     ) -> sp.csr_matrix:
-        from llm_tail.recommenders.lending import lend
+        from llm_tail.recommenders.learning import attend
 
-        vectors, warm_vectors = self._vectors[() if new is None else new], self._vectors[self._collaborative.warm]
-        weights, certainty = lend(self.config, attention, neighborhood, vectors, warm_vectors)
-        return sp.csr_matrix(sp.diags(certainty**self.config.confidence) @ weights, dtype=np.float32)
+        vectors = self._vectors if new is None else self._vectors[new]
+        return attend(attention, neighborhood, vectors, self._vectors[self._collaborative.warm])
 
     def _text_mass(self) -> float:
         """Return the factor that brings the text kernel to the scale of the collaborative signal."""
