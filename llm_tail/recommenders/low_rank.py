@@ -73,8 +73,11 @@ class FactoredEmbeddings:
     def between(self, voices: sp.csr_matrix, listeners: sp.csr_matrix) -> Floats:
         """Return what mixtures of warm items say of other mixtures, shape (n_voices, n_listeners)."""
         said: Floats = (voices @ self.queries) @ np.asarray(listeners @ self.keys).T
-        alone = sp.csr_matrix((voices.data * self._alone[voices.indices], voices.indices, voices.indptr), voices.shape)
-        said -= (alone @ listeners.T).toarray()
+        # Only items that speak can be heard by themselves; over all columns scipy would walk the whole catalogue.
+        places, column = np.unique(voices.indices, return_inverse=True)
+        alone = voices.data * self._alone[voices.indices]
+        speaking = sp.csr_matrix((alone, column, voices.indptr), shape=(voices.shape[0], len(places)))
+        said -= (speaking @ _columns(listeners, places).T).toarray()
         return np.asarray(said, dtype=np.float32)
 
     def column(self, places: NDArray[Any], shares: Floats) -> Floats:
@@ -240,6 +243,14 @@ class FactoredTrial:
         line = np.repeat(np.arange(shares.shape[0]), np.diff(shares.indptr))
         said[line, shares.indices] -= shares.data * self._itself[shares.indices]
         return said
+
+
+def _columns(matrix: sp.csr_matrix, places: NDArray[Any]) -> sp.csr_matrix:
+    """Return these columns, given in rising order, in time that does not depend on how many others there are."""
+    found = np.searchsorted(places, matrix.indices)
+    there = np.append(places, -1)[found] == matrix.indices
+    line = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return sp.csr_matrix((matrix.data[there], (line[there], found[there])), shape=(matrix.shape[0], len(places)))
 
 
 def _blocks(n: int, step: int = 16_384) -> Iterator[slice]:

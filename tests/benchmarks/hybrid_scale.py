@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, help="directions of the low-rank solution")
     parser.add_argument("--asked", type=int, default=300, help="people asked in batch, and one by one")
     parser.add_argument("--serve", type=int, default=256, help="width of the serving index; 0 leaves it out")
+    parser.add_argument("--plain", action="store_true", help="with settings as they are: only answers are of interest")
     parser.add_argument("--plot", type=Path, help="draw seconds and memory over the size")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -46,6 +47,7 @@ def main() -> None:
     rows = []
     for n in arguments.items:
         words = [sys.executable, "-m", "tests.benchmarks.hybrid_scale", "--child", "--items", str(n)]
+        words += ["--plain"] if arguments.plain else []
         for name in ("dim", "rank", "asked", "serve"):
             if (value := getattr(arguments, name)) is not None:
                 words += [f"--{name}", str(value)]
@@ -68,7 +70,8 @@ def measure(arguments: argparse.Namespace) -> dict:
     vectors += 1.5 * rng.standard_normal(vectors.shape, dtype=np.float32)
     embeddings = lt.Embeddings(train.items, vectors)
     del vectors
-    settings = {} if arguments.rank is None else {"rank": arguments.rank}
+    settings = {"tune": False, "learn": False} if arguments.plain else {}
+    settings |= {} if arguments.rank is None else {"rank": arguments.rank}
     started = time.perf_counter()
     hybrid = lt.HybridRecommender(settings).fit(train, embeddings, validation=held)
     row = {"items": f"{n:,}", "events": f"{len(train):,}", "fit s": round(time.perf_counter() - started, 1)}
