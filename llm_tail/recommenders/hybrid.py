@@ -302,7 +302,8 @@ class HybridRecommender(ScoreMatrix, Recommender):
         Parameters
         ----------
         new_items : Embeddings, optional
-            Of items that are not there yet, by the same encoder: they can be recommended at once, by their text.
+            Of items that are not there yet, by the same encoder (and with words where the others have them): they can
+            be recommended at once, by their text.
         new_interactions : Interactions, optional
             What happened since: of people known or new, on items known or in `new_items`. Where the model knows of
             order, these events come after all it has.
