@@ -71,7 +71,8 @@ class HybridConfig(Settings):
         0.15,
         ge=0,
         lt=1,
-        description="Of two texts' likeness, the share of the words they have in common; the rest is what they mean.",
+        description="Of two texts' likeness, the share of the words they have in common; the rest is what they mean. "
+        "0 leaves words out.",
     )
     text_weight: float = Field(0.05, ge=0, le=100, description="Weight of the direct text signal of every item.")
     thin_text_weight: float = Field(

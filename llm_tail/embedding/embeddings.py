@@ -78,7 +78,7 @@ class Embeddings:
         Parameters
         ----------
         words : array, shape (n_items, dim_words)
-            Such as those of `TfidfEncoder`; zero for an item without known words.
+            Such as those of one `TfidfEncoder`; zero for an item without known words.
 
         Raises
         ------
@@ -118,7 +118,7 @@ class Embeddings:
         return Embeddings(self.ids, unit(self.vectors[:, :dim]), encoder=self.encoder, words=self.words)
 
     def fingerprint(self) -> str:
-        """Return a digest of ids and vectors."""
+        """Return a digest of ids, vectors and words."""
         return fingerprint(self.ids.values, self.vectors, *([] if self.words is None else [self.words]))
 
     def __getitem__(self, item_id: str) -> Vectors:

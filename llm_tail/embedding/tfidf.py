@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -39,8 +40,8 @@ class TfidfEncoder:
     Notes
     -----
     The same weights as `TfidfSimilarity`: (1 + ln count) times inverse document frequency, unit length, without English
-    stop words. The vector of a text does not depend on the texts beside it: within 1e-6 in each component. A text
-    without a known word has the zero vector. Needs no torch, and scikit-learn only to be fitted.
+    stop words unless pairs are counted. The vector of a text does not depend on the texts beside it: within 1e-6 in
+    each component. A text without a known word has the zero vector. Needs no torch, and scikit-learn only to be fitted.
 
     Examples
     --------
@@ -96,7 +97,8 @@ class TfidfEncoder:
             texts = [texts[i] for i in np.linspace(0, len(texts) - 1, n_texts).astype(np.int64)]
         left_out = () if pairs else ENGLISH_STOP_WORDS
         words = Words.learn(texts, n_words, _MAX_WORDS, left_out=left_out, pairs=pairs, least=2 if pairs else 1)
-        counts = words.count(texts)[0][:, : len(words)]
+        blocks = (texts[start : start + _BLOCK] for start in range(0, len(texts), _BLOCK))
+        counts = sp.vstack([words.count(block, unknown=False)[0] for block in blocks], format="csr")
         shares = document_shares(counts, len(words))
         matrix = weighted(counts, shares)  # (n_texts, n_words)
         dim = min(dim, *matrix.shape)
@@ -141,8 +143,8 @@ class TfidfEncoder:
         with Bar("encoding", len(texts)) if progress else nullcontext() as bar:
             for start in range(0, len(texts), _BLOCK):
                 block = texts[start : start + _BLOCK]
-                counts, _, lengths[start : start + len(block)] = self.words.count(block)
-                weights = weighted(counts[:, : len(self.words)], self.shares)  # (n_block, n_words)
+                counts, _, lengths[start : start + len(block)] = self.words.count(block, unknown=False)
+                weights = weighted(counts, self.shares)  # (n_block, n_words)
                 vectors[start : start + len(block)] = scaled_rows(weights @ self.components)
                 if bar is not None:
                     bar.advance(len(block))

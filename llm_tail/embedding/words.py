@@ -17,6 +17,7 @@ from llm_tail.errors import DataError
 # Scripts without spaces between words (kana, hanzi) are read character by character.
 _APART = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_APART}]|[^\W{_APART}]+")
+MOST_SEEN = 2_000_000  # different words held while they are learned
 _LONGEST = 64  # letters that a word has at most, on average, before a text is cut unread
 
 
@@ -61,28 +62,37 @@ class Words:
     ) -> Self:
         """Return the words that stand in most texts, at most `most`; `DataError` where there is none at all.
 
+        Of catalogues with millions of different words, those that were seen once so far are forgotten now and then.
         Words of fewer than `least` texts are left out, unless all are.
         """
         found: Counter[str] = Counter()
         for text in texts:
             found.update(set(_terms(_read(text, max_words), pairs)))
+            if len(found) > MOST_SEEN:  # most pairs stand in one text and never again
+                found = Counter({word: n for word, n in found.items() if n > 1})
         for word in left_out:
             found.pop(word, None)
         if not found:
-            raise DataError("none of the texts holds a usable word; a runtime cannot be learned from them")
+            raise DataError("none of the texts holds a usable word; nothing can be learned from them")
         shared = {word: n for word, n in found.items() if n >= least} or found
         ordered = sorted(shared.items(), key=lambda one: (-one[1], one[0]))[:most]
         return cls([word for word, _ in ordered], max_words, pairs=pairs)
 
-    def count(self, texts: Sequence[str]) -> tuple[sp.csr_matrix, list[str], NDArray[np.int64]]:
-        """Return counts, shape (n_texts, n_words + n_unknown), the unknown words, and how long each text is in all."""
-        places = _Growing(self._places)
+    def count(
+        self, texts: Sequence[str], *, unknown: bool = True
+    ) -> tuple[sp.csr_matrix, list[str], NDArray[np.int64]]:
+        """Return counts, shape (n_texts, n_words + n_unknown), the unknown words, and how long each text is in all.
+
+        Without `unknown` ones only the words that it has are counted.
+        """
+        places: dict[str, int] = _Growing(self._places) if unknown else self._places
         columns: list[int] = []
         ends = np.zeros(len(texts) + 1, dtype=np.int64)
         lengths = np.zeros(len(texts), dtype=np.int64)
         for row, text in enumerate(texts):
             found = _read(text, self.max_words)
-            columns.extend(map(places.__getitem__, _terms(found, self.pairs)))
+            terms = _terms(found, self.pairs)
+            columns.extend(places[term] for term in (terms if unknown else filter(places.__contains__, terms)))
             ends[row + 1] = len(columns)
             cut = len(found) == self.max_words or len(text) > self.max_words * _LONGEST
             lengths[row] = len(_WORD.findall(text)) if cut else len(found)

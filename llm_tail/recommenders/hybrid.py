@@ -70,7 +70,8 @@ class HybridRecommender(ScoreMatrix, Recommender):
     config : HybridConfig
         After `fit`: what was chosen.
     training : dict
-        Validation figures before and after, the settings chosen, and whether the trained attention was kept.
+        Validation figures before and after (with the share of the words as it was chosen), the settings chosen, and
+        whether the trained attention was kept.
 
     Notes
     -----
@@ -120,14 +121,17 @@ class HybridRecommender(ScoreMatrix, Recommender):
             )
         if not is_low_rank(self.histories, self.config):
             check_size(self.histories, self.config.max_items)  # before an hour is spent on choosing
-        self._place(embeddings)
+        if embeddings.words is None:
+            self.config = self.config.replace(word_share=0.0)
         if not is_ordered(train):
             self.config = self.config.replace(recency=1.0)
         taken = train.matrix()
         chosen = self.config.tune or self.config.learn
         cut = cut_for_choosing(train, validation, self.items, self.seed) if chosen else None
-        if cut is not None and self.config.tune and embeddings.words is not None:
+        if cut is not None and self.config.tune and self.config.word_share > 0:
             self._weigh_words(cut, embeddings)
+        self._space = TextSpace.around(embeddings, self.config.word_share)
+        self._vectors = self._space.place(embeddings)
         attention = self._new_attention(graph)
         fitter: Fitter | None = None
         self._near: Neighborhood | None = None
@@ -163,10 +167,9 @@ class HybridRecommender(ScoreMatrix, Recommender):
         """Set how much the words say, before all else: neighbours and ID embeddings hang on it."""
         taken, held = cut[0].matrix(), cut[1]
         task = ValidationTask.build(taken, held, max_users=most_people(taken.shape[1]), seed=self.seed)
-        share, tried = choose_share(task, embeddings, self.config.kernel_power, self.config.goal)
+        share, tried = choose_share(task, embeddings, self.config)
         self.config = self.config.replace(word_share=share)
         self.training = {"words": {"share": share, "tried": tried}}
-        self._place(embeddings)
 
     def _choose(
         self,
@@ -187,10 +190,6 @@ class HybridRecommender(ScoreMatrix, Recommender):
         self.training = {**self.training, **chooser.choose()}
         self.config = chooser.config
         return chooser.fitter if given else None
-
-    def _place(self, embeddings: Embeddings) -> None:
-        self._space = TextSpace.around(embeddings, self.config.word_share)
-        self._vectors = self._space.place(embeddings)
 
     def _new_attention(self, graph: ItemGraph | None) -> NeighborAttention:
         import torch
@@ -277,7 +276,7 @@ class HybridRecommender(ScoreMatrix, Recommender):
         Parameters
         ----------
         embeddings : Embeddings
-            Of the new items only, by the same encoder.
+            Of the new items only, by the same encoder, as for `update`.
 
         Raises
         ------
@@ -302,8 +301,8 @@ class HybridRecommender(ScoreMatrix, Recommender):
         Parameters
         ----------
         new_items : Embeddings, optional
-            Of items that are not there yet, by the same encoder (and with words where the others have them): they can
-            be recommended at once, by their text.
+            Of items that are not there yet, by the same encoder (and with words by the same `TfidfEncoder` where the
+            others have them): they can be recommended at once, by their text.
         new_interactions : Interactions, optional
             What happened since: of people known or new, on items known or in `new_items`. Where the model knows of
             order, these events come after all it has.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from llm_tail.config import HybridConfig
 from llm_tail.errors import DataError
 from llm_tail.recommenders.fusion import Floats, text_signal
 from llm_tail.recommenders.tuning import ValidationTask, objective
@@ -60,7 +61,7 @@ class TextSpace:
         """Raise `DataError` where vectors have another width."""
         if embeddings.dim != len(self.centre):
             raise DataError(f"vectors are {embeddings.dim} wide, expected {len(self.centre)}")
-        if self.words_centre is not None and embeddings.words is not None:
+        if self.words_centre is not None and self.hears_words and embeddings.words is not None:
             width = embeddings.words.shape[1]
             if width != len(self.words_centre):
                 raise DataError(f"vectors of words are {width} wide, expected {len(self.words_centre)}")
@@ -70,15 +71,14 @@ class TextSpace:
 
         Items that come without vectors of words lie where their meaning alone puts them.
         """
-        meant = _around(embeddings.vectors, self.centre)
+        n, dim = embeddings.vectors.shape
         if self.words_centre is None or not self.hears_words:
-            return meant
-        both = np.zeros((len(meant), len(self.centre) + len(self.words_centre)), dtype=np.float32)
-        np.multiply(meant, np.float32(np.sqrt(1.0 - self.share)), out=both[:, : len(self.centre)])
+            return _around(embeddings.vectors, self.centre, np.empty((n, dim), dtype=np.float32))
+        both = np.zeros((n, dim + len(self.words_centre)), dtype=np.float32)
+        _around(embeddings.vectors, self.centre, both[:, :dim], np.sqrt(1.0 - self.share))
         if embeddings.words is not None:
-            worded = _around(embeddings.words, self.words_centre)
-            np.multiply(worded, np.float32(np.sqrt(self.share)), out=both[:, len(self.centre) :])
-        return _unit(both)
+            _around(embeddings.words, self.words_centre, both[:, dim:], np.sqrt(self.share))
+        return _scaled(both)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that are written to disk; the share stands with the settings."""
@@ -91,15 +91,16 @@ class TextSpace:
         return cls(state["centre"], state.get("words_centre"), share)
 
 
-def choose_share(task: ValidationTask, embeddings: Embeddings, power: float, goal: str) -> tuple[float, dict[str, Any]]:
+def choose_share(task: ValidationTask, embeddings: Embeddings, config: HybridConfig) -> tuple[float, dict[str, Any]]:
     """Return how much the words are to say, by what the texts alone reach on validation, and what was measured."""
-    tried = {}
-    for share in SHARES:
+    tried, goal = {}, config.goal
+    for share in sorted({*SHARES, config.word_share}):
         vectors = TextSpace.around(embeddings, share).place(embeddings)
-        tried[share] = task.measure(text_signal(task.histories, vectors, power))
+        tried[share] = task.measure(text_signal(task.histories, vectors, config.kernel_power))
+        del vectors  # before the next ones are made
     found = {share: objective(measured, goal) for share, measured in tried.items()}
     enough = max(found.values()) * (1.0 - NEARLY)
-    best = min(share for share in SHARES if found[share] >= enough)
+    best = min(share for share, quality in found.items() if quality >= enough)
     return best, {f"{share:g}": measured for share, measured in tried.items()}
 
 
@@ -110,15 +111,16 @@ def _mean(vectors: Floats) -> Floats:
     return np.asarray(vectors.mean(axis=0, dtype=np.float64) * (len(vectors) / there.sum()), dtype=np.float32)
 
 
-def _around(vectors: Floats, centre: Floats) -> Floats:
-    """Return unit vectors around the centre; zero vectors stay zero."""
-    moved = vectors - centre
-    moved[~vectors.any(axis=1)] = 0.0
-    return _unit(moved)
+def _around(vectors: Floats, centre: Floats, out: Floats, length: float = 1.0) -> Floats:
+    """Write vectors of this length around the centre; zero vectors stay zero."""
+    np.subtract(vectors, centre, out=out)
+    out[~vectors.any(axis=1)] = 0.0
+    return _scaled(out, length)
 
 
-def _unit(vectors: Floats) -> Floats:
-    """Scale rows to length 1 in place; what is next to nothing becomes zero."""
+def _scaled(vectors: Floats, length: float = 1.0) -> Floats:
+    """Scale rows to a length in place; what is next to nothing becomes zero."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-    vectors *= np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 1e-6)[:, None]
+    factors = np.divide(length, lengths, out=np.zeros_like(lengths), where=lengths > 1e-6)
+    vectors *= factors[:, None]
     return vectors

@@ -116,7 +116,7 @@ class Stock:
     ) -> None:
         self.known, self.shelf, self._words = known, Shelf(), words
         self._fitted = self.hybrid = hybrid
-        self._told: dict[str, bytes] = {}  # new items that the hybrid has, and the vectors it has them with
+        self._told: dict[str, tuple[bytes, Item]] = {}  # new items that the hybrid has, as it has them
         self._work = threading.Lock()
 
     def put(self, items: Sequence[Item], vectors: Vectors) -> None:
@@ -126,7 +126,7 @@ class Stock:
     def tell(self) -> None:
         """Let the hybrid know of all new items; who waits for another's turn finds the work done.
 
-        Costs what `HybridRecommender.update` does; a new item whose words have changed since makes it start again from
+        Costs what `HybridRecommender.update` does; a new item that has changed since makes it start again from
         what was fitted.
         """
         if self._fitted is None or self.hybrid is None:
@@ -134,16 +134,16 @@ class Stock:
         with self._work:
             shelf = self.shelf
             new = {
-                item_id: shelf.vectors[place].tobytes()
-                for place, item_id in enumerate(shelf.items)
+                item_id: (shelf.vectors[place].tobytes(), item)
+                for place, (item_id, item) in enumerate(shelf.items.items())
                 if item_id not in self.known
             }
             if new == self._told:
                 return
-            moved = any(new.get(item_id) != vector for item_id, vector in self._told.items())
+            moved = any(new.get(item_id) != told for item_id, told in self._told.items())
             start = self._fitted if moved else self.hybrid
             ids = [item_id for item_id in new if moved or item_id not in self._told]
-            vectors = np.stack([np.frombuffer(new[item_id], dtype=np.float32) for item_id in ids])
+            vectors = np.stack([np.frombuffer(new[item_id][0], dtype=np.float32) for item_id in ids])
             # `update` puts new arrays in the place of old ones and writes into none, so that a copy of the names is
             # enough for those who are asking the former model now.
             words = self._words([shelf.items[item_id] for item_id in ids])

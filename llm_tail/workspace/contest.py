@@ -152,9 +152,9 @@ class Ground:
 
     @cached_property
     def _worded(self) -> Embeddings:
-        from llm_tail.workspace.wording import learn_words, with_words
+        from llm_tail.workspace.wording import learn_words, worded_embeddings
 
-        return with_words(self.workspace, learn_words(self.workspace))
+        return worded_embeddings(self.workspace, learn_words(self.workspace))
 
 
 # ---- the two steps

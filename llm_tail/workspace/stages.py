@@ -194,16 +194,17 @@ def make_graph(workspace: Workspace, folder: Path, made_from: str) -> str:
 def make_hybrid(workspace: Workspace, folder: Path, made_from: str) -> str:
     """Fit the recommender; without validation events it is tuned on a cut of training."""
     from llm_tail.recommenders.hybrid import HybridRecommender
-    from llm_tail.workspace.wording import FOLDER, learn_words, with_words
+    from llm_tail.workspace.wording import FOLDER, learn_words, worded_embeddings
 
     split, config = workspace.split, workspace.config
     hybrid, words = HybridRecommender(config.hybrid, seed=config.seed), learn_words(workspace)
     validation = split.validation if len(split.validation) else None
-    hybrid.fit(split.train, with_words(workspace, words), workspace.graph, validation=validation)
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    hybrid.fit(split.train, worded_embeddings(workspace, words), workspace.graph, validation=validation)
     if words is not None and hybrid.hears_words:  # new items are counted by it
         words.save(folder / FOLDER, made_from)
     hybrid.save(folder)
+    if not hybrid.hears_words:
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
     return repr(hybrid)
 
 

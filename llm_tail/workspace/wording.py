@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_tail.artifacts import MANIFEST
 from llm_tail.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,9 +18,11 @@ WIDTH, MOST_NUMBERS = 512, 100_000_000  # of a vector; and of all of them, so th
 
 
 def learn_words(workspace: Workspace) -> TfidfEncoder | None:
-    """Learn which words and pairs of words the texts of the catalogue hold; None where they hold none."""
+    """Learn which words and pairs of words the texts of the catalogue hold; None where that is switched off or vain."""
     from llm_tail.embedding.tfidf import TfidfEncoder
 
+    if workspace.config.hybrid.word_share == 0:
+        return None
     texts = workspace.item_text.texts(workspace.catalog)
     width = min(WIDTH, max(1, MOST_NUMBERS // max(1, len(texts))))
     try:
@@ -31,25 +32,29 @@ def learn_words(workspace: Workspace) -> TfidfEncoder | None:
         return None
 
 
-def with_words(workspace: Workspace, words: TfidfEncoder | None) -> Embeddings:
+def worded_embeddings(workspace: Workspace, words: TfidfEncoder | None) -> Embeddings:
     """Return the vectors of the items, with those of their words beside them."""
     if words is None:
         return workspace.embeddings
     return workspace.embeddings.with_words(words.encode(workspace.item_text.texts(workspace.catalog)))
 
 
-def words_of(workspace: Workspace) -> TfidfEncoder | None:
-    """Return what counted the words for the run's hybrid; None where it does not look at any."""
-    return workspace._load("fit", _kept)
+def word_encoder_of(workspace: Workspace) -> TfidfEncoder | None:
+    """Return what counted the words for the run's hybrid; None where it does not look at any.
+
+    Raises
+    ------
+    StaleArtifactError, CorruptArtifactError
+        If it is not the one that the hybrid was fitted with, as after a fit that was cut off; fit again then.
+    """
+    if not workspace.hybrid.hears_words:
+        return None
+    return workspace._load("fit", lambda folder: _kept(folder, workspace.fingerprint("fit")))
 
 
-def _kept(folder: Path) -> TfidfEncoder | None:
+def _kept(folder: Path, made_from: str) -> TfidfEncoder:
     from llm_tail.artifacts import read_artifact
     from llm_tail.embedding.runtimes import SAVED_KIND
     from llm_tail.embedding.tfidf import TfidfEncoder
 
-    return (
-        TfidfEncoder.read(read_artifact(folder / FOLDER, SAVED_KIND))
-        if (folder / FOLDER / MANIFEST).is_file()
-        else None
-    )
+    return TfidfEncoder.read(read_artifact(folder / FOLDER, SAVED_KIND, made_from))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from llm_tail.embedding import words
 from llm_tail.embedding.runtimes import open_runtime
 from llm_tail.embedding.tfidf import TfidfEncoder
 from llm_tail.errors import DataError
@@ -61,6 +62,12 @@ def test_pairs_tell_apart_what_words_do_not(tmp_path):
     again = open_runtime(paired.save(tmp_path / "words"))
     np.testing.assert_array_equal(again.encode(texts), paired.encode(texts))
     assert again.fingerprint == paired.fingerprint
+
+
+def test_what_is_seen_once_among_very_many_is_forgotten(monkeypatch):
+    monkeypatch.setattr(words, "MOST_SEEN", 20)
+    texts = [f"whale ship number{n} of{n}" for n in range(40)]
+    assert {"whale", "ship", "whale ship"} <= set(TfidfEncoder.fit(texts, pairs=True).words.words)
 
 
 def test_pairs_are_made_of_characters_where_nothing_parts_words():

@@ -85,6 +85,24 @@ def test_validation_decides_how_much_words_say():
     assert found == {"telling": (SHARES[-1], True), "vain": (0.0, False), "none": (None, False)}
 
 
+def test_the_given_share_is_tried_and_none_is_none():
+    shelf = Shelf()
+    tried = {}
+    for start in (0.0, 0.2):
+        model = HybridRecommender({"learn": False, "word_share": start})
+        model.fit(shelf.train, vague(shelf), validation=shelf.validation())
+        tried[start] = list(model.training.get("words", {}).get("tried", []))
+    assert tried == {0.0: [], 0.2: ["0", "0.15", "0.2", "0.3", "0.5"]}
+    assert HybridRecommender(PLAIN).fit(shelf.train, shelf.embeddings).config.word_share == 0.0  # there were none
+
+
+def test_words_that_are_not_heard_may_have_any_width():
+    shelf = Shelf()
+    model = HybridRecommender(PLAIN | {"word_share": 0.0}).fit(shelf.train, vague(shelf))
+    model.add_items(Embeddings(["new"], np.ones((1, DIM))).with_words(np.ones((1, 2))))
+    assert "new" in model.items
+
+
 def test_it_is_written_and_read_and_takes_in_new_items(tmp_path):
     shelf = Shelf()
     vectors = vague(shelf)

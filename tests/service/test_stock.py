@@ -90,6 +90,19 @@ def test_a_hybrid_that_looks_at_words_is_told_them():
     assert list(near.values()) == ["a", "b"]
 
 
+def test_other_words_of_the_same_meaning_are_told_too():
+    vectors = lt.Embeddings("ab", np.eye(2)).with_words(np.eye(2))
+    train = lt.Interactions.from_pairs([("ann", "a"), ("bob", "b")])
+    hybrid = lt.HybridRecommender({"tune": False, "learn": False, "word_share": 0.9}).fit(train, vectors)
+    stock = Stock(KNOWN, hybrid, lambda items: np.stack([unit(*map(int, item.title.split())) for item in items]))
+    near = []
+    for title in ("1 0", "0 1"):
+        stock.put([Item("x", title)], unit(1, 1)[None])
+        stock.tell()
+        near.append(stock.hybrid.explain("x", history=["a"]).neighbors[0][0])
+    assert near == ["a", "b"]
+
+
 def test_without_people_there_is_nobody_to_tell():
     stock = Stock(KNOWN, None)
     stock.put([Item("x")], unit(1, 0)[None])
