@@ -84,12 +84,12 @@ class HybridConfig(Settings):
     tail_lift: float = Field(
         1.0, gt=0, le=100, description="Scores of tail items are multiplied by this; 1 leaves them as they are."
     )
-    head_price: float = Field(
-        0.03,
+    shortfall: float = Field(
+        20.0,
         ge=0,
-        le=1,
-        description="Share of the warm and overall ranking that a chosen tail_lift may cost; but never more than these "
-        "have gained over ID embeddings alone.",
+        le=1000,
+        description="How many times more it counts where a ranking falls behind the better of ID embeddings and texts "
+        "alone than where it is ahead, as settings are chosen for all goals; 0 lets one pay for the other.",
     )
     goal: Literal["all", "warm", "tail", "cold", "overall"] = Field(
         "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."

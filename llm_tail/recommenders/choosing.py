@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFit
 from llm_tail.recommenders.fusion import Floats, Signals, speech, text_signal
 from llm_tail.recommenders.learning import Neighborhood, PretendCold, attend, learn_attention
 from llm_tail.recommenders.recency import weigh
-from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, is_better, most_people, objective
+from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, is_better, lead, most_people, objective
 
 if TYPE_CHECKING:
     from llm_tail.recommenders.attention import NeighborAttention
@@ -28,14 +28,12 @@ CHEAP: dict[str, Sequence[float]] = {
 }
 PENALTIES = ((50.0, 100.0), (5.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
 PENALTY_NAMES = ("ridge", "pull", "text_ridge")
-TEXT_RIDGES = (0.1, 1.0, 10.0)
+TEXT_RIDGES = (1.0, 3.0, 10.0, 30.0)
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
-SAFETY = 1.005  # a lead of less is none
-LIFTS = (1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 2.0, 2.5, 3.0)
-MOST_LIFT = 100.0  # as the setting allows
+LIFTS = {"tail_lift": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.25, 2.5)}
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
-ROUNDS = 2
+ROUNDS = (2, 1)  # of tuning, and of balancing after the attention has learned
 LEARN_USERS = 4096  # people whom the attention learns from
 
 
@@ -83,11 +81,8 @@ class Chooser:
         self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
         self._aged = None if aged is None else aged[self.task.users]
         self._head = 0.0  # the warm ranking of ID embeddings alone
-        self._alone: tuple[list[Any], dict[str, float]] = (
-            [],
-            {},
-        )  # for which recency and penalties, and what they reach
-        self._qualities: dict[HybridConfig, float] = {}  # of settings that were tried, with the attention as it is
+        self._parts: dict[str, float] = {}  # the better of ID embeddings and texts alone, in each ranking
+        self._measured: dict[HybridConfig, dict[str, float]] = {}  # with the attention as it is
         self._signals: tuple[Any, Signals] | None = None
         self._text: tuple[Any, Floats] | None = None
         self._kernel: dict[int, Floats] = {}
@@ -99,91 +94,94 @@ class Chooser:
         record["given"] = self.measure(self.config)
         if self.config.tune:
             self._tune()
-            record["alone"] = self._head
             record["tuned"] = self.measure(self.config)
         if self.config.learn and isinstance(self.fitter, GramFitter):
             record["attention"] = self._learn(self.fitter.fit(*_penalties(self.config)))
         if self.config.tune:
-            self._lift_tail()
-            record["lifted"] = self.measure(self.config)
-        names = (*PENALTY_NAMES, "damping", "tail_lift", *CHEAP, *(() if self._aged is None else ("recency",)))
+            record["parts"] = self._balance()
+            record["balanced"] = self.measure(self.config)
+        names = (*PENALTY_NAMES, "damping", *LIFTS, *CHEAP, *(() if self._aged is None else ("recency",)))
         record["settings"] = {name: getattr(self.config, name) for name in names}
         return record
 
     def measure(self, config: HybridConfig) -> dict[str, float]:
         """Return the mean NDCG@20 of the validation rankings with these settings."""
-        return self.task.measure(self._signals_of(config).fuse(self._counts, config))
+        if config not in self._measured:
+            self._measured[config] = self.task.measure(self._signals_of(config).fuse(self._counts, config))
+        return self._measured[config]
 
     def _quality(self, config: HybridConfig) -> float:
-        """Return what is maximised; of all goals, what is lost in warm against ID embeddings alone counts more."""
-        if config not in self._qualities:
-            measured, goal = self.measure(config), self.config.goal
-            lost = self._head - measured.get("warm", 0.0) if goal == "all" else 0.0
-            self._qualities[config] = objective(measured, goal) - max(0.0, lost)
-        return self._qualities[config]
+        """Return what tuning maximises; of all goals, what is lost in warm against ID embeddings alone counts more."""
+        measured, goal = self.measure(config), self.config.goal
+        lost = self._head - measured.get("warm", 0.0) if goal == "all" else 0.0
+        return objective(measured, goal) - max(0.0, lost)
+
+    def _lead(self, config: HybridConfig) -> float:
+        """Return what balancing maximises."""
+        measured, goal = self.measure(config), self.config.goal
+        return lead(measured, self._parts, config.shortfall) if goal == "all" else objective(measured, goal)
 
     def _tune(self) -> None:
-        slow = isinstance(self.fitter, GramFitter) and len(self.fitter.warm) > FAST_ITEMS
-        penalties = [] if slow else PENALTIES
-        costly = [{"ridge": ridge, "pull": pull} for ridge, pull in penalties] + [{"damping": d} for d in DAMPINGS]
-        costly += [] if slow else [{"text_ridge": ridge} for ridge in TEXT_RIDGES]
-        if self._aged is not None:
-            costly = [{"recency": r} for r in RECENCIES] + costly
+        """Find weights and penalties that rank well on the whole."""
+        costly = self._costly()
         if self.config.goal == "all" and isinstance(self.fitter, GramFitter):  # of low rank, only the last is kept
             for change in costly:
                 self.fitter.fit(*_penalties(self.config.replace(**change)))
-        self._head = self._measure_alone().get("warm", 0.0)
-        with Bar("tuning on validation", total=1 + ROUNDS * (len(costly) + 1)) as bar:
-            best, quality = coordinate_search(self.config, CHEAP, self._quality, passes=1)
+        self._head = self._ids_alone().get("warm", 0.0)
+        self._search("tuning on validation", CHEAP, costly, self._quality, ROUNDS[0])
+
+    def _balance(self) -> dict[str, dict[str, float]]:
+        """See to it that no ranking is behind what ID embeddings or texts alone reach there, tail items lifted.
+
+        The mean of all rankings cannot: it hardly feels a tail of which next to nothing is found. Returns what the
+        parts reach.
+        """
+        ids, text = self._ids_alone(), self.task.measure(self._text_of(self._taken(self.config)))
+        self._parts = {name: max(ids[name], text[name]) for name in ids}
+        self._search("balancing on validation", LIFTS | CHEAP, self._costly(), self._lead, ROUNDS[1])
+        return {"ids": ids, "text": text}
+
+    def _costly(self) -> list[dict[str, float]]:
+        """Return changes of settings for which signals have to be made again."""
+        slow = isinstance(self.fitter, GramFitter) and len(self.fitter.warm) > FAST_ITEMS
+        costly = [] if self._aged is None else [{"recency": recency} for recency in RECENCIES]
+        costly += [] if slow else [{"ridge": ridge, "pull": pull} for ridge, pull in PENALTIES]
+        costly += [{"damping": damping} for damping in DAMPINGS]
+        return costly + ([] if slow else [{"text_ridge": ridge} for ridge in TEXT_RIDGES])
+
+    def _search(
+        self,
+        what: str,
+        cheap: Mapping[str, Sequence[float]],
+        costly: Sequence[Mapping[str, float]],
+        quality: Callable[[HybridConfig], float],
+        rounds: int,
+    ) -> None:
+        """Set `config` to the best that is found around it."""
+        with Bar(what, total=1 + rounds * (len(costly) + 1)) as bar:
+            best, reached = coordinate_search(self.config, cheap, quality, passes=1)
             bar.advance(1)
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 before = best
                 for change in costly:
                     candidate = best.replace(**change)
-                    if candidate != best and is_better(found := self._quality(candidate), quality):
-                        best, quality = candidate, found
+                    if candidate != best and is_better(found := quality(candidate), reached):
+                        best, reached = candidate, found
                     bar.advance(1)
-                best, quality = coordinate_search(best, CHEAP, self._quality, passes=1)
+                best, reached = coordinate_search(best, cheap, quality, passes=1)
                 bar.advance(1)
                 if best == before:
                     break
         self.config = best
 
-    def _lift_tail(self) -> None:
-        """Lift tail items as far as it pays and the head can afford: only then are they shown at no one's expense.
-
-        The head can afford what it has gained over ID embeddings alone, up to a share of what it has.
-        """
-        goal, price = self.config.goal, self.config.head_price
-        best, before, alone = self.config, self.measure(self.config), self._measure_alone()
-        quality = objective(before, goal)
-        floors = {
-            name: max((1.0 - price) * before[name], min(SAFETY * alone[name], before[name]))
-            for name in ("warm", "overall")
-            if name in before
-        }
-        for factor in LIFTS:
-            if (lifted := self.config.tail_lift * factor) > MOST_LIFT:
-                break
-            candidate = self.config.replace(tail_lift=lifted)
-            found = self.measure(candidate)
-            affordable = all(found[name] >= floor for name, floor in floors.items())
-            if affordable and is_better(objective(found, goal), quality):
-                best, quality = candidate, objective(found, goal)
-        self.config = best
-
-    def _measure_alone(self) -> dict[str, float]:
+    def _ids_alone(self) -> dict[str, float]:
         """Return what ID embeddings alone reach in each ranking, by the best of the penalties that were solved for."""
         plain = self.config.replace(
             gate=0.0, borrow=0.0, text_weight=0.0, thin_text_weight=0.0, damping=0.0, tail_lift=1.0
         )
         tried = list(self.fitter.solved) if isinstance(self.fitter, GramFitter) else [_penalties(plain)]
-        key = [plain.recency, *tried]
-        if key == self._alone[0]:
-            return self._alone[1]
         found = [self.measure(plain.replace(**dict(zip(PENALTY_NAMES, one, strict=True)))) for one in tried]
-        self._alone = key, {name: max(measured[name] for measured in found) for name in found[0]}
-        return self._alone[1]
+        return {name: max(measured[name] for measured in found) for name in found[0]}
 
     def _learn(self, collaborative: CollaborativeEmbeddings) -> dict[str, Any]:
         """Train the attention; keep the best state on validation, which may be the untrained one."""
@@ -215,7 +213,7 @@ class Chooser:
         return {"kept": kept > 0, "look": kept, "measured": measured, "loss": losses}
 
     def _look_through(self, attention: NeighborAttention) -> None:
-        self._borrowing, self._signals, self._qualities = self._attend(attention), None, {}
+        self._borrowing, self._signals, self._measured = self._attend(attention), None, {}
 
     def _attend(self, attention: NeighborAttention) -> sp.csr_matrix:
         return attend(attention, self._neighborhood, self._vectors, self._vectors[self.fitter.warm])
@@ -228,14 +226,20 @@ class Chooser:
         """Return the signals of the people asked; the last ones made are kept."""
         key = (*_penalties(config), config.damping, config.recency)
         if self._signals is None or self._signals[0] != key:
-            taken = self.task.histories if self._aged is None else weigh(self._aged, config.recency)
-            histories = self._damped(taken, config)
+            histories = self._damped(self._taken(config), config)
             if self._text is None or self._text[0] != key[3:]:
-                self._text = (key[3:], text_signal(histories, self._vectors, config.kernel_power, self._kernel))
+                self._text = (key[3:], self._text_of(histories))
             collaborative = self.fitter.trial(*_penalties(config))
             text, power = self._text[1], config.kernel_power
             self._signals = (key, Signals.of(histories, collaborative, self._borrowing, self._vectors, power, text))
         return self._signals[1]
+
+    def _taken(self, config: HybridConfig) -> sp.csr_matrix:
+        """Return the histories of the people asked, what was taken long ago weighed by its age."""
+        return self.task.histories if self._aged is None else weigh(self._aged, config.recency)
+
+    def _text_of(self, histories: sp.csr_matrix) -> Floats:
+        return text_signal(histories, self._vectors, self.config.kernel_power, self._kernel)
 
 
 def _penalties(config: HybridConfig) -> tuple[float, float, float]:

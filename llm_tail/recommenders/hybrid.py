@@ -10,7 +10,7 @@ The score of item i for a person is a sum over the items h that the person owns:
     g_i  = n_i / (n_i + gate): how far an item with n_i people trusts its own ID; 0 where it is cold
     b    scale of what is borrowed
     t_i  = text_weight + (1 - g_i) b thin_text_weight; m makes the text signal as large as the own one
-    l_i  = tail_lift for tail items, 1 for others: as far as the head can afford, by validation
+    l_i  = tail_lift for tail items, 1 for others: so that validation finds no ranking behind what a part alone reaches
     w_h  = n_h^-damping recency^age_h: items that everybody owns say less of a person, and so do those taken long ago
 
 A cold item the person owns has no row in B; it speaks through its neighbours' rows. Nothing in the sum depends on who

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from llm_tail.errors import DataError
 MIN_GAIN = 0.003  # relative
 MIN_SHARE = 0.01  # of the events: a ranking of a handful would weigh as much as that of thousands
 PEOPLE = (100, 4000)  # at least and at most, who are asked
+MORE_NEWCOMERS = 1.05  # one that is left among the warm items is in the way of everybody
+SMALL = 1e-3  # of an NDCG: what is worth next to nothing doubles by chance
 MOST_SCORES = 160_000_000  # people asked times items: half a dozen arrays of so many float32 are held
 BLOCK_BYTES = 2 << 20  # one block of comparisons; it pays to stay in the cache
 
@@ -55,8 +58,8 @@ class ValidationTask:
         """Make the task of two matrices of shape (n_users, n_items).
 
         Items that validation names and training does not are the cold ones. Of the items that neither names, as many
-        as these are taken for newcomers that nobody can have met yet and are left out; the rest stand among the warm
-        candidates, as the items of a real shop that nobody bought.
+        as these (and a twentieth more) are taken for newcomers that nobody can have met yet and are left out; the rest
+        stand among the warm candidates, as the items of a real shop that nobody bought.
         """
         rng = np.random.default_rng(seed)
         counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
@@ -64,7 +67,8 @@ class ValidationTask:
         named = np.asarray(validation.sum(axis=0)).ravel() > 0
         cold = segments.cold & named
         unnamed = np.flatnonzero(segments.cold & ~named)
-        newcomers = rng.choice(unnamed, min(int(cold.sum()), len(unnamed)), replace=False)
+        n_newcomers = min(math.ceil(MORE_NEWCOMERS * int(cold.sum())), len(unnamed))
+        newcomers = rng.choice(unnamed, n_newcomers, replace=False)
         warm = ~cold
         warm[newcomers] = False
         asked = np.flatnonzero(np.diff(validation.indptr) > 0)
@@ -156,6 +160,32 @@ def objective(measured: Mapping[str, float], goal: str = "all") -> float:
     if goal in measured:
         return float(measured[goal])
     return float(np.mean(list(measured.values()))) if measured else 0.0
+
+
+def lead(measured: Mapping[str, float], parts: Mapping[str, float], shortfall: float) -> float:
+    """Return how far a model is ahead of its parts: the geometric mean of its rankings over theirs, 1 where level.
+
+    Parameters
+    ----------
+    measured : mapping of str to float
+        What it reaches in each ranking.
+    parts : mapping of str to float
+        The same of the best of its parts, which need not be the same part everywhere.
+    shortfall : float
+        How many times a ranking that is behind counts beside one that is as far ahead, less one.
+
+    Examples
+    --------
+    >>> lead({"warm": 0.1, "tail": 0.1}, {"warm": 0.1, "tail": 0.1}, shortfall=10.0)
+    1.0
+    >>> ahead = lead({"warm": 0.099, "tail": 0.2}, {"warm": 0.1, "tail": 0.1}, shortfall=10.0)
+    >>> behind = lead({"warm": 0.09, "tail": 0.2}, {"warm": 0.1, "tail": 0.1}, shortfall=10.0)
+    >>> round(ahead, 2), round(behind, 2)
+    (1.34, 0.82)
+    """
+    ratios = [(measured[name] + SMALL) / (part + SMALL) for name, part in parts.items()]
+    worth = [math.log(ratio) - shortfall * max(0.0, 1.0 - ratio) for ratio in ratios]
+    return math.exp(sum(worth) / len(worth)) if worth else 0.0
 
 
 def is_better(found: float, best: float) -> bool:

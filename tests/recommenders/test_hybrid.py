@@ -260,7 +260,10 @@ def test_same_seed_same_scores(shelf, chosen):
 def test_it_tells_what_was_tried_and_kept(chosen):
     given, tuned, attention = (chosen.training[key] for key in ("given", "tuned", "attention"))
     assert set(given) == {"warm", "tail", "cold", "overall"}
-    worth = [np.mean(list(m.values())) - max(0.0, chosen.training["alone"] - m["warm"]) for m in (given, tuned)]
+    worth = [
+        np.mean(list(m.values())) - max(0.0, chosen.training["parts"]["ids"]["warm"] - m["warm"])
+        for m in (given, tuned)
+    ]
     assert worth[1] >= worth[0]
     assert attention["kept"] == (attention["look"] > 0)
     assert np.isfinite(attention["loss"]).all()
