@@ -63,6 +63,9 @@ class HybridConfig(Settings):
         description="What a person took n events ago speaks with recency^n; 1 where no order is known.",
     )
     neighbors: int = Field(20, ge=1, le=1000, description="Semantic neighbours that an item attends over.")
+    tied_neighbors: int = Field(
+        5, ge=0, le=1000, description="Further neighbours: the nearest of those that the graph ties to it."
+    )
     temperature: float = Field(0.05, gt=0, le=10, description="Sharpness of the attention; small looks at few.")
     gate: float = Field(0.3, ge=0, le=1000, description="People after whom an item trusts itself as much as others.")
     borrow: float = Field(1.0, ge=0, le=10, description="Scale of what is borrowed from the neighbours.")
@@ -73,6 +76,16 @@ class HybridConfig(Settings):
         lt=1,
         description="Of two texts' likeness, the share of the words they have in common; the rest is what they mean. "
         "0 leaves words out.",
+    )
+    text_metric: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="How strongly directions of the text vectors count that tell what people take together, where "
+        "texts speak for themselves; 0 leaves the vectors as they are.",
+    )
+    neighbor_metric: float = Field(
+        0.0, ge=0, le=2, description="The same where neighbours are sought that lend their signal."
     )
     text_weight: float = Field(0.05, ge=0, le=100, description="Weight of the direct text signal of every item.")
     thin_text_weight: float = Field(
@@ -95,7 +108,8 @@ class HybridConfig(Settings):
         "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."
     )
     tune: bool = Field(
-        True, description="Choose penalties, damping, recency, gate, weights and word_share by validation."
+        True,
+        description="Choose penalties, damping, recency, gate, weights, word_share and metrics by validation.",
     )
     learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
     solution: Literal["auto", "whole", "low-rank"] = Field(

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 class NeighborAttention(nn.Module):
     r"""Attention of an item over its semantic neighbours, on top of fixed text vectors.
 
-    The weight of neighbour j for item i is a softmax over
+    The weight of neighbour j for item i is the mean over heads h, weighed by softmax(c), of a softmax over
 
-    .. math:: \ell_{ij} = \frac{(W_q v_i)^\top (W_k v_j)}{\tau} + a \log(1 + n_j) + \sum_r b_r e_{rij}
+    .. math:: \ell_{hij} = \frac{(W^q_h v_i)^\top (W^k_h v_j)}{\tau_h} + a_h \log(1 + n_j) + \sum_r b_{hr} e_{rij}
 
     with text vectors v, the number n_j of people who took j, and e_{rij} = 1 where the item graph ties i and j by
-    relation r. Both projections are the identity plus a product of rank `rank` whose second factor starts at zero, and
-    a and b start at zero: untrained, this is a softmax over cosines at temperature tau, and training can only move
-    away from there as far as it pays.
+    relation r. All projections are the identity plus a product of rank `rank` whose second factor starts at zero, and
+    a, b and c start at zero: untrained, every head is a softmax over cosines at temperature tau, and so is their mean;
+    training can only move away from there as far as it pays.
 
     Parameters
     ----------
@@ -27,14 +27,18 @@ class NeighborAttention(nn.Module):
     n_relations : int
         How many relations of the graph are told apart.
     rank : int
-        Rank of what is added to the identity.
+        Rank of what each head adds to the identity.
     temperature : float
-        Where tau starts.
+        Where all tau start.
+    heads : int
+        How many heads look at the neighbours.
 
     Notes
     -----
-    4 dim rank + n_relations + 2 parameters. The scaled dot product is equation 1 of A. Vaswani et al., "Attention Is
-    All You Need", 2017, with a learned tau for the root of dim and projections that start at the identity.
+    heads (4 dim rank + n_relations + 3) parameters. The scaled dot product is equation 1 of A. Vaswani et al.,
+    "Attention Is All You Need", 2017, with a learned tau for the root of dim and projections that start at the
+    identity; what the heads say is averaged, as in equation 6 of P. Velickovic et al., "Graph Attention Networks",
+    2018, since what is weighed are ID embeddings, in which all heads have to agree on the axes.
 
     Examples
     --------
@@ -45,13 +49,16 @@ class NeighborAttention(nn.Module):
     [0.731, 0.269]
     """
 
-    def __init__(self, dim: int, n_relations: int = 0, rank: int = 16, temperature: float = 0.05) -> None:
+    def __init__(
+        self, dim: int, n_relations: int = 0, rank: int = 8, temperature: float = 0.05, heads: int = 4
+    ) -> None:
         super().__init__()
-        self.query = Residual(dim, rank)
-        self.key = Residual(dim, rank)
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
-        self.evidence = nn.Parameter(torch.zeros(()))
-        self.relations = nn.Parameter(torch.zeros(n_relations))
+        self.query = Residual(dim, rank, heads)
+        self.key = Residual(dim, rank, heads)
+        self.log_temperature = nn.Parameter(torch.full((heads,), math.log(temperature)))
+        self.evidence = nn.Parameter(torch.zeros(heads))
+        self.relations = nn.Parameter(torch.zeros(heads, n_relations))
+        self.say = nn.Parameter(torch.zeros(heads))
 
     def forward(self, items: Tensor, neighbors: Tensor, evidence: Tensor, edges: Tensor, mask: Tensor) -> Tensor:
         """Return the weights.
@@ -74,27 +81,34 @@ class NeighborAttention(nn.Module):
         Tensor, shape (n, k)
             Non-negative, each row sums to 1; all zero for an item without any neighbour.
         """
-        logits = self.key.dot(self.query(items), neighbors) / self.log_temperature.exp()  # (n, k)
-        logits = logits + self.evidence * evidence + edges @ self.relations
-        weights = logits.masked_fill(~mask, -torch.inf).softmax(dim=-1)
-        return weights.nan_to_num(0.0)  # the softmax over nothing is nothing
+        logits = self.key.dot(self.query(items), neighbors) / self.log_temperature.exp()[:, None]  # (n, heads, k)
+        logits = logits + self.evidence[:, None] * evidence[:, None] + self.relations @ edges.transpose(1, 2)
+        each = logits.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
+        each = each.nan_to_num(0.0)  # the softmax over nothing is nothing
+        weights: Tensor = torch.einsum("h,nhk->nk", self.say.softmax(dim=0), each)
+        return weights
 
 
 class Residual(nn.Module):
-    """x + x down up: the identity at first, since `up` starts at zero."""
+    """x + x down up in each head: the identity at first, since `up` starts at zero."""
 
-    def __init__(self, dim: int, rank: int) -> None:
+    def __init__(self, dim: int, rank: int, heads: int) -> None:
         super().__init__()
-        self.down = nn.Parameter(torch.randn(dim, rank) / math.sqrt(dim))
-        self.up = nn.Parameter(torch.zeros(rank, dim))
+        self.down = nn.Parameter(torch.randn(heads, dim, rank) / math.sqrt(dim))
+        self.up = nn.Parameter(torch.zeros(heads, rank, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x of shape (..., dim), moved."""
-        moved: Tensor = x + (x @ self.down) @ self.up
+        """Return x of shape (n, dim), moved by each head: (n, heads, dim)."""
+        moved: Tensor = x[:, None] + torch.einsum("nd,hdr,hre->nhe", x, self.down, self.up)
         return moved
 
     def dot(self, query: Tensor, x: Tensor) -> Tensor:
-        """Return the products, shape (n, k), of query (n, dim) and x (n, k, dim) moved; moving x itself is slower."""
-        turned = query @ self.up.T  # (n, rank)
-        products: Tensor = torch.einsum("nd,nkd->nk", query, x) + torch.einsum("nr,nkr->nk", turned, x @ self.down)
+        """Return the products, shape (n, heads, k), of query (n, heads, dim) and x (n, k, dim) moved.
+
+        Moving x itself would be slower.
+        """
+        turned = torch.einsum("nhd,hrd->nhr", query, self.up)
+        narrow = x @ self.down.movedim(0, 1).flatten(1)  # (n, k, heads rank)
+        per_head = narrow.view(*x.shape[:2], len(self.down), -1).movedim(2, 1)  # (n, heads, k, rank)
+        products: Tensor = query @ x.transpose(1, 2) + (per_head @ turned[..., None])[..., 0]
         return products

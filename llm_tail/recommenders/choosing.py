@@ -28,12 +28,14 @@ CHEAP: dict[str, Sequence[float]] = {
 }
 PENALTIES = ((50.0, 100.0), (5.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
 PENALTY_NAMES = ("ridge", "pull", "text_ridge")
-TEXT_RIDGES = (1.0, 3.0, 10.0, 30.0)
+TEXT_RIDGES = (1.0, 3.0, 10.0)
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
+METRICS = (0.1, 0.25, 0.5, 0.0)
 LIFTS = {"tail_lift": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.25, 2.5)}
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
-ROUNDS = (2, 1)  # of tuning, and of balancing after the attention has learned
+ROUNDS = (1, 1)  # of tuning, and of balancing after the attention has learned
+PATIENCE = 2  # looks without a gain, after which the attention has learned enough
 LEARN_USERS = 4096  # people whom the attention learns from
 
 
@@ -46,8 +48,9 @@ class Chooser:
         Nothing is fitted on `validation`.
     vectors : array of float32, shape (n_items, dim)
         Centred unit text vectors.
-    neighborhood : Neighborhood
-        Of all items, among those that `train` names.
+    near : callable
+        The unit vectors by which neighbours are sought under a `neighbor_metric`, and the neighbourhood of all items
+        among those that `train` names.
     attention : NeighborAttention
         Untrained.
     config : HybridConfig
@@ -68,7 +71,7 @@ class Chooser:
         train: sp.csr_matrix,
         validation: sp.csr_matrix,
         vectors: Floats,
-        neighborhood: Neighborhood,
+        near: Callable[[float], tuple[Floats, Neighborhood]],
         attention: NeighborAttention,
         config: HybridConfig,
         seed: int,
@@ -77,12 +80,15 @@ class Chooser:
         self.task = ValidationTask.build(train, validation, max_users=most_people(train.shape[1]), seed=seed)
         self.fitter = fitter_for(train, vectors, config, seed)
         self.config, self.attention, self.seed = config, attention, seed
-        self._train, self._vectors, self._neighborhood = train, vectors, neighborhood
+        self._train, self._vectors, self._find_near = train, vectors, near
+        self._near: dict[float, tuple[Floats, Neighborhood]] = {}  # by the metric
+        self._borrowings: dict[float, sp.csr_matrix] = {}  # likewise, by the attention as it is
         self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
         self._aged = None if aged is None else aged[self.task.users]
         self._head = 0.0  # the warm ranking of ID embeddings alone
         self._parts: dict[str, float] = {}  # the better of ID embeddings and texts alone, in each ranking
         self._measured: dict[HybridConfig, dict[str, float]] = {}  # with the attention as it is
+        self._alone: dict[Any, dict[str, float]] = {}  # what ID embeddings reach, by recency and penalties
         self._signals: tuple[Any, Signals] | None = None
         self._text: tuple[Any, Floats] | None = None
         self._kernel: dict[int, Floats] = {}
@@ -90,7 +96,6 @@ class Chooser:
     def choose(self) -> dict[str, Any]:
         """Set `config` and `attention` to the best found; return what was measured and kept."""
         record: dict[str, Any] = {"n_people": len(self.task.users)}
-        self._borrowing = self._attend(self.attention)
         record["given"] = self.measure(self.config)
         if self.config.tune:
             self._tune()
@@ -100,7 +105,14 @@ class Chooser:
         if self.config.tune:
             record["parts"] = self._balance()
             record["balanced"] = self.measure(self.config)
-        names = (*PENALTY_NAMES, "damping", *LIFTS, *CHEAP, *(() if self._aged is None else ("recency",)))
+        names = (
+            *PENALTY_NAMES,
+            "damping",
+            "neighbor_metric",
+            *LIFTS,
+            *CHEAP,
+            *(() if self._aged is None else ("recency",)),
+        )
         record["settings"] = {name: getattr(self.config, name) for name in names}
         return record
 
@@ -147,7 +159,10 @@ class Chooser:
         costly = [] if self._aged is None else [{"recency": recency} for recency in RECENCIES]
         costly += [] if slow else [{"ridge": ridge, "pull": pull} for ridge, pull in PENALTIES]
         costly += [{"damping": damping} for damping in DAMPINGS]
-        return costly + ([] if slow else [{"text_ridge": ridge} for ridge in TEXT_RIDGES])
+        costly += [] if slow else [{"text_ridge": ridge} for ridge in TEXT_RIDGES]
+        if isinstance(self.fitter, GramFitter):  # of low rank there are so many items that neighbours are sought once
+            costly += [{"neighbor_metric": metric} for metric in METRICS]
+        return costly
 
     def _search(
         self,
@@ -176,11 +191,16 @@ class Chooser:
 
     def _ids_alone(self) -> dict[str, float]:
         """Return what ID embeddings alone reach in each ranking, by the best of the penalties that were solved for."""
-        plain = self.config.replace(
-            gate=0.0, borrow=0.0, text_weight=0.0, thin_text_weight=0.0, damping=0.0, tail_lift=1.0
-        )
-        tried = list(self.fitter.solved) if isinstance(self.fitter, GramFitter) else [_penalties(plain)]
-        found = [self.measure(plain.replace(**dict(zip(PENALTY_NAMES, one, strict=True)))) for one in tried]
+        config, found = self.config, []
+        taken = self._taken(config)
+        tried = list(self.fitter.solved) if isinstance(self.fitter, GramFitter) else [_penalties(config)]
+        for one in tried:
+            key = (config.recency, one)
+            if key not in self._alone:
+                scores = np.zeros(taken.shape, dtype=np.float32)
+                scores[:, self.fitter.warm] = self.fitter.trial(*one).signal(taken)
+                self._alone[key] = self.task.measure(scores)
+            found.append(self._alone[key])
         return {name: max(measured[name] for measured in found) for name in found[0]}
 
     def _learn(self, collaborative: CollaborativeEmbeddings) -> dict[str, Any]:
@@ -188,35 +208,52 @@ class Chooser:
         measured = [self.measure(self.config)]
         best, kept = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}, 0
 
-        def look(_: int) -> None:
+        def look(_: int) -> bool:
             nonlocal best, kept
-            self._look_through(self.attention)
+            self._look_again()
             measured.append(self.measure(self.config))
             goal = self.config.goal
             if is_better(objective(measured[-1], goal), objective(measured[kept], goal)):
                 best = {name: tensor.clone() for name, tensor in self.attention.state_dict().items()}
                 kept = len(measured) - 1
+            return len(measured) - 1 - kept < PATIENCE
 
         task = PretendCold(
-            self._neighborhood,
+            self.neighborhood,
             collaborative,
             self._damped(self._train, self.config),
             self._vectors,
             self._signals_of(self.config).mass,
             self.config,
+            near_vectors=self._near[self.config.neighbor_metric][0],
             n_users=LEARN_USERS,
             rng=np.random.default_rng(self.seed),
         )
         losses = learn_attention(self.attention, task, look=look)
         self.attention.load_state_dict(best)
-        self._look_through(self.attention)
+        self._look_again()
         return {"kept": kept > 0, "look": kept, "measured": measured, "loss": losses}
 
-    def _look_through(self, attention: NeighborAttention) -> None:
-        self._borrowing, self._signals, self._measured = self._attend(attention), None, {}
+    def _look_again(self) -> None:
+        """Forget what the attention said before it changed."""
+        self._borrowings, self._signals, self._measured = {}, None, {}
 
-    def _attend(self, attention: NeighborAttention) -> sp.csr_matrix:
-        return attend(attention, self._neighborhood, self._vectors, self._vectors[self.fitter.warm])
+    @property
+    def neighborhood(self) -> Neighborhood:
+        """The neighbours under the metric that is chosen."""
+        return self._neighbors(self.config.neighbor_metric)[1]
+
+    def _neighbors(self, metric: float) -> tuple[Floats, Neighborhood]:
+        if metric not in self._near:
+            self._near[metric] = self._find_near(metric)
+        return self._near[metric]
+
+    def _borrowing(self, config: HybridConfig) -> sp.csr_matrix:
+        metric = config.neighbor_metric
+        if metric not in self._borrowings:
+            vectors, neighborhood = self._neighbors(metric)
+            self._borrowings[metric] = attend(self.attention, neighborhood, vectors, vectors[self.fitter.warm])
+        return self._borrowings[metric]
 
     def _damped(self, histories: sp.csr_matrix, config: HybridConfig) -> sp.csr_matrix:
         """Return histories in which an item speaks as loud as it does in a score."""
@@ -224,14 +261,17 @@ class Chooser:
 
     def _signals_of(self, config: HybridConfig) -> Signals:
         """Return the signals of the people asked; the last ones made are kept."""
-        key = (*_penalties(config), config.damping, config.recency)
+        key = (*_penalties(config), config.neighbor_metric, config.damping, config.recency)
         if self._signals is None or self._signals[0] != key:
             histories = self._damped(self._taken(config), config)
-            if self._text is None or self._text[0] != key[3:]:
-                self._text = (key[3:], self._text_of(histories))
+            if self._text is None or self._text[0] != key[4:]:
+                self._text = (key[4:], self._text_of(histories))
             collaborative = self.fitter.trial(*_penalties(config))
             text, power = self._text[1], config.kernel_power
-            self._signals = (key, Signals.of(histories, collaborative, self._borrowing, self._vectors, power, text))
+            self._signals = (
+                key,
+                Signals.of(histories, collaborative, self._borrowing(config), self._vectors, power, text),
+            )
         return self._signals[1]
 
     def _taken(self, config: HybridConfig) -> sp.csr_matrix:

@@ -7,6 +7,7 @@ The score of item i for a person is a sum over the items h that the person owns:
 
     B    collaborative ID embeddings (`collaborative`, `low_rank`), learned from interactions
     A    attention of i over its semantic neighbours (`NeighborAttention`); rows sum to 1
+    v    where an item lies by its texts (`TextSpace`); neighbours may be sought under another metric than v
     g_i  = n_i / (n_i + gate): how far an item with n_i people trusts its own ID; 0 where it is cold
     b    scale of what is borrowed
     t_i  = text_weight + (1 - g_i) b thin_text_weight; m makes the text signal as large as the own one
@@ -33,12 +34,12 @@ from llm_tail.errors import DataError
 from llm_tail.recommenders.base import Recommender
 from llm_tail.recommenders.collaborative import Fitter, check_size, fitter_for, from_state, is_low_rank, item_counts
 from llm_tail.recommenders.explaining import Explanation, audience, explain
-from llm_tail.recommenders.fusion import Signals, speech
+from llm_tail.recommenders.fusion import Floats, Signals, speech
 from llm_tail.recommenders.recency import aged_history, ages, is_ordered, weigh
 from llm_tail.recommenders.scoring import ScoreMatrix
 from llm_tail.recommenders.serving import ItemVectors, ServingIndex, item_vectors
-from llm_tail.recommenders.text_space import TextSpace, choose_share
-from llm_tail.recommenders.tuning import ValidationTask, cut_for_choosing, most_people
+from llm_tail.recommenders.text_space import Spaces, TextSpace, lay_out
+from llm_tail.recommenders.tuning import cut_for_choosing
 from llm_tail.recommenders.updates import update
 
 __all__ = ["Explanation", "HybridRecommender"]
@@ -128,18 +129,17 @@ class HybridRecommender(ScoreMatrix, Recommender):
         taken = train.matrix()
         chosen = self.config.tune or self.config.learn
         cut = cut_for_choosing(train, validation, self.items, self.seed) if chosen else None
-        if cut is not None and self.config.tune and self.config.word_share > 0:
-            self._weigh_words(cut, embeddings)
-        self._space = TextSpace.around(embeddings, self.config.word_share)
-        self._vectors = self._space.place(embeddings)
+        spaces, self.config, self.training = lay_out(embeddings, taken, cut, self.config, self.seed)
+        self._space, self._vectors = spaces.at(self.config.text_metric), spaces.place(self.config.text_metric)
         attention = self._new_attention(graph)
         fitter: Fitter | None = None
         self._near: Neighborhood | None = None
         if cut is not None:
-            fitter = self._choose(cut, graph, attention, given=cut[0] is train)
+            fitter = self._choose(cut, graph, attention, spaces, given=cut[0] is train)
         fitter = fitter or fitter_for(taken, self._vectors, self.config, self.seed)
         self._collaborative = fitter.fit(self.config.ridge, self.config.pull, self.config.text_ridge)
-        self._counts = item_counts(taken)
+        self._counts, metric = item_counts(taken), self.config.neighbor_metric
+        self._near_space, self._near_vectors = spaces.at(metric), spaces.place(metric)
         self._learned = {name: tensor.numpy() for name, tensor in attention.state_dict().items()}
         self._borrowing = self._attend(attention, self._near or self._neighborhood(self._counts, graph))
         self._near = None
@@ -163,19 +163,12 @@ class HybridRecommender(ScoreMatrix, Recommender):
         rows = [self.items.row(x) for x in item_ids]
         return weigh(aged_history(rows, len(self.items)), self.config.recency)
 
-    def _weigh_words(self, cut: tuple[Interactions, sp.csr_matrix], embeddings: Embeddings) -> None:
-        """Set how much the words say, before all else: neighbours and ID embeddings hang on it."""
-        taken, held = cut[0].matrix(), cut[1]
-        task = ValidationTask.build(taken, held, max_users=most_people(taken.shape[1]), seed=self.seed)
-        share, tried = choose_share(task, embeddings, self.config)
-        self.config = self.config.replace(word_share=share)
-        self.training = {"words": {"share": share, "tried": tried}}
-
     def _choose(
         self,
         cut: tuple[Interactions, sp.csr_matrix],
         graph: ItemGraph | None,
         attention: NeighborAttention,
+        spaces: Spaces,
         *,
         given: bool,
     ) -> Fitter | None:
@@ -184,11 +177,15 @@ class HybridRecommender(ScoreMatrix, Recommender):
 
         inner, outer = cut
         taken, aged = inner.matrix(), ages(inner) if is_ordered(inner) else None
-        neighborhood = self._neighborhood(item_counts(taken), graph)
-        self._near = neighborhood if given else None  # found once: in a large catalogue it takes long
-        chooser = Chooser(taken, outer, self._vectors, neighborhood, attention, self.config, self.seed, aged)
+
+        def near(metric: float) -> tuple[Floats, Neighborhood]:
+            self._near_vectors = spaces.place(metric)
+            return self._near_vectors, self._neighborhood(item_counts(taken), graph)
+
+        chooser = Chooser(taken, outer, self._vectors, near, attention, self.config, self.seed, aged)
         self.training = {**self.training, **chooser.choose()}
         self.config = chooser.config
+        self._near = chooser.neighborhood if given else None  # found once: in a large catalogue it takes long
         return chooser.fitter if given else None
 
     def _new_attention(self, graph: ItemGraph | None) -> NeighborAttention:
@@ -219,15 +216,16 @@ class HybridRecommender(ScoreMatrix, Recommender):
 
         items = np.arange(len(self._vectors)) if items is None else items
         ties = [None if graph is None else graph.matrix(relation) for relation in self._relations]
-        return Neighborhood.find(self._vectors, counts, items, self.config.neighbors, ties)
+        config, vectors = self.config, self._near_vectors
+        return Neighborhood.find(vectors, counts, items, config.neighbors, ties, config.tied_neighbors)
 
     def _attend(
         self, attention: NeighborAttention, neighborhood: Neighborhood, new: Rows | None = None
     ) -> sp.csr_matrix:
         from llm_tail.recommenders.learning import attend
 
-        vectors = self._vectors if new is None else self._vectors[new]
-        return attend(attention, neighborhood, vectors, self._vectors[self._collaborative.warm])
+        vectors = self._near_vectors if new is None else self._near_vectors[new]
+        return attend(attention, neighborhood, vectors, self._near_vectors[self._collaborative.warm])
 
     def _text_mass(self) -> float:
         """Return the factor that brings the text kernel to the scale of the collaborative signal."""
@@ -278,14 +276,9 @@ class HybridRecommender(ScoreMatrix, Recommender):
         embeddings : Embeddings
             Of the new items only, by the same encoder, as for `update`.
 
-        Raises
-        ------
-        DataError
-            If an id is known already or the width differs.
-
         Notes
         -----
-        No refit: O(n_new n_items dim) for their neighbours, and one assembly of the score matrix.
+        No refit: O(n_new n_items dim) for their neighbours, and one assembly of the score matrix. Raises as `update`.
         """
         return self.update(new_items=embeddings)
 
@@ -422,6 +415,10 @@ class HybridRecommender(ScoreMatrix, Recommender):
                 "mass": np.array([self._mass]),
             }
         )
+        metrics = {"text_metric": self._space.metric, "neighbor_metric": self._near_space.metric}
+        state |= {name: metric for name, metric in metrics.items() if metric is not None}
+        if self._near_vectors is not self._vectors:
+            state["near_vectors"] = self._near_vectors
         if self._ages is not None:
             state["ages"] = self._ages.data
         if self._unlearned is not None:
@@ -431,14 +428,18 @@ class HybridRecommender(ScoreMatrix, Recommender):
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._collaborative = from_state(state)
         self._vectors, self._counts = state["vectors"], state["counts"]
-        self._space = TextSpace.from_state(state, self.config.word_share)
+        self._near_vectors = state.get("near_vectors", self._vectors)
+        self._space, self._near_space = (
+            TextSpace.from_state(state, self.config.word_share, state.get(name))
+            for name in ("text_metric", "neighbor_metric")
+        )
         self._mass = float(state["mass"][0])
         self._borrowing = sp.csr_matrix(
             (state["borrowing.data"], state["borrowing.indices"], state["borrowing.indptr"]),
             shape=(len(self._vectors), len(self._collaborative.warm)),
         )
         self._learned = {k.removeprefix("attention."): v for k, v in state.items() if k.startswith("attention.")}
-        self._relations = [""] * len(self._learned["relations"])  # their names no longer matter
+        self._relations = [""] * self._learned["relations"].shape[1]  # their names no longer matter
         shape, kept, aged = self.histories.shape, self.histories, state.get("ages")
         self._take(None if aged is None else sp.csr_matrix((aged, kept.indices, kept.indptr), shape=shape))
         late = state.get("unlearned")

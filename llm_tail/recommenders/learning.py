@@ -23,6 +23,8 @@ from llm_tail.recommenders.fusion import Floats, text_kernel, text_weights, trus
 
 EXACT_PAIRS = 20_000_000_000  # of an item and a neighbour; more take minutes to compare one by one
 
+TIES_AT_ONCE = 200_000  # whose cosines are taken
+
 
 @dataclass(frozen=True)
 class Neighborhood:
@@ -44,9 +46,15 @@ class Neighborhood:
 
     @classmethod
     def find(
-        cls, vectors: Floats, counts: NDArray[np.int64], items: Rows, k: int, ties: Sequence[sp.csr_matrix | None] = ()
+        cls,
+        vectors: Floats,
+        counts: NDArray[np.int64],
+        items: Rows,
+        k: int,
+        ties: Sequence[sp.csr_matrix | None] = (),
+        k_tied: int = 0,
     ) -> Neighborhood:
-        """Find the semantic neighbours of `items` among all that have interactions.
+        """Find the semantic neighbours of `items` among all that have interactions: by their texts, and in the graph.
 
         Parameters
         ----------
@@ -57,14 +65,20 @@ class Neighborhood:
         items : array of int64, shape (n_items,)
             Rows of `vectors`.
         k : int
-            Neighbours of each.
+            Neighbours of each by text.
         ties : sequence of csr_matrix of shape (n_all, n_all) or None
             One for each relation; None where nothing is known of it.
+        k_tied : int
+            Further neighbours of each: the nearest of those that the graph ties to it. They need no text.
         """
         warm = np.flatnonzero(counts > 0)
         place = np.full(len(vectors), -1, dtype=np.int64)
         place[warm] = np.arange(len(warm))
         rows = _nearest(vectors[items], vectors[warm], k, place[items])  # (n_items, k)
+        tied = [matrix[items][:, warm] for matrix in ties if matrix is not None]
+        if k_tied and tied:
+            further = _nearest_tied(vectors, items, warm, rows, tied, k_tied)
+            rows = np.hstack([rows, further])  # (n_items, k + k_tied)
         evidence = np.where(rows >= 0, np.log1p(counts[warm][np.maximum(rows, 0)]), 0.0).astype(np.float32)
         edges = np.zeros((*rows.shape, len(ties)), dtype=np.float32)
         line = np.repeat(np.arange(len(items)), rows.shape[1])
@@ -93,6 +107,26 @@ def _nearest(queries: Floats, base: Floats, k: int, itself: Rows) -> Rows:
     config = IndexConfig(ef_construction=100)  # a neighbour missed is replaced by one nearly as near
     index = NeighborIndex.build(Embeddings([str(row) for row in range(len(base))], base), config, progress=True)
     return index.query(queries, k, exclude_rows=itself)[0]
+
+
+def _nearest_tied(vectors: Floats, items: Rows, warm: Rows, near: Rows, tied: Sequence[sp.csr_matrix], k: int) -> Rows:
+    """Return the k nearest warm items that `tied` ties to each item and that are not `near` yet, -1 for none."""
+    pairs = np.hstack([np.stack(matrix.nonzero()) for matrix in tied])  # (2, n_ties)
+    line, column = np.divmod(np.unique(pairs[0] * len(warm) + pairs[1]), len(warm))
+    there = near >= 0
+    known = np.repeat(np.arange(len(items)), near.shape[1])[there.ravel()] * len(warm) + near[there]
+    new = (items[line] != warm[column]) & ~np.isin(line * len(warm) + column, known)
+    line, column = line[new], column[new]
+    cosines = np.empty(len(line), dtype=np.float32)
+    for start in range(0, len(line), TIES_AT_ONCE):
+        part = slice(start, start + TIES_AT_ONCE)
+        cosines[part] = np.einsum("nd,nd->n", vectors[items[line[part]]], vectors[warm[column[part]]])
+    order = np.lexsort((column, -cosines, line))
+    line, column = line[order], column[order]
+    rank = np.arange(len(line)) - np.searchsorted(line, line)
+    rows = np.full((len(items), k), -1, dtype=np.int64)
+    rows[line[rank < k], rank[rank < k]] = column[rank < k]
+    return rows
 
 
 def attend(
@@ -167,6 +201,8 @@ class PretendCold:
         Most people to look at.
     rng : Generator
         Draws them, and every batch.
+    near_vectors : array of float32, shape (n_items, dim), optional
+        By which neighbours were sought, where these are others.
 
     Notes
     -----
@@ -184,9 +220,11 @@ class PretendCold:
         *,
         n_users: int,
         rng: np.random.Generator,
+        near_vectors: Floats | None = None,
     ) -> None:
         self._neighborhood, self._weights, self.warm = neighborhood, collaborative.weights, collaborative.warm
-        self._vectors, self._mass, self._config, self._rng = vectors, np.float32(mass), config, rng
+        self._near = vectors if near_vectors is None else near_vectors
+        self._mass, self._config, self._rng = np.float32(mass), config, rng
         taken = histories[:, self.warm].tocsr()
         self._evidence = np.asarray((taken > 0).sum(axis=0)).ravel()  # (n_warm,)
         people = np.flatnonzero(np.diff(taken.indptr) >= 2)
@@ -200,7 +238,7 @@ class PretendCold:
         self._kernel = text_kernel(vectors[self.warm], vectors[self.warm], config.kernel_power)  # (n_warm, n_warm)
         np.fill_diagonal(self._kernel, 0.0)
         self._text = np.asarray(self._taken @ self._kernel, dtype=np.float32)  # (n_people, n_warm)
-        self._warm_vectors = np.ascontiguousarray(vectors[self.warm])
+        self._warm_vectors = np.ascontiguousarray(self._near[self.warm])
         self._event_person = np.repeat(np.arange(len(people)), np.diff(self._taken.indptr))
         chance = 1.0 / np.bincount(self._taken.indices, minlength=len(self.warm))[self._taken.indices]
         self._chance = chance / chance.sum()  # (n_events,): every item alike, so that the tail has its say
@@ -238,7 +276,7 @@ class PretendCold:
 
     def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """Return the arguments of `NeighborAttention` for the candidates."""
-        return self._neighborhood.tensors(self._vectors, self._warm_vectors, batch.items)
+        return self._neighborhood.tensors(self._near, self._warm_vectors, batch.items)
 
 
 def learn_attention(
@@ -250,7 +288,7 @@ def learn_attention(
     n_pairs: int = 96,
     n_candidates: int = 192,
     learning_rate: float = 3e-4,
-    look: Callable[[int], None] | None = None,
+    look: Callable[[int], bool] | None = None,
     look_every: int = 50,
 ) -> list[float]:
     """Train the attention in place and return its loss curve.
@@ -271,7 +309,8 @@ def learn_attention(
     learning_rate : float
         Of the attention; AdamW.
     look, look_every : callable and int, optional
-        `look` is called with the step every `look_every` steps, at least 1, after the scale was found.
+        `look` is called with the step every `look_every` steps, at least 1, after the scale was found; where it
+        returns False, learning ends.
 
     Returns
     -------
@@ -298,6 +337,6 @@ def learn_attention(
             attention.zero_grad()
         optimizer.step()
         losses.append(float(loss.detach()))
-        if look is not None and step >= n_scale and (step + 1) % look_every == 0:
-            look(step)
+        if look is not None and step >= n_scale and (step + 1) % look_every == 0 and not look(step):
+            break
     return losses

@@ -1,24 +1,29 @@
-"""TextSpace: where items lie by their texts, by what these mean and by the words that stand in them."""
+"""TextSpace: where items lie by their texts: by what these mean, by their words, and by what people take together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from llm_tail.config import HybridConfig
 from llm_tail.errors import DataError
 from llm_tail.recommenders.fusion import Floats, text_signal
-from llm_tail.recommenders.tuning import ValidationTask, objective
+from llm_tail.recommenders.text_metric import Directions
+from llm_tail.recommenders.tuning import ValidationTask, most_people, objective
 
 if TYPE_CHECKING:
+    from llm_tail.data.interactions import Interactions
     from llm_tail.embedding.embeddings import Embeddings
 
 SHARES = (0.0, 0.15, 0.3, 0.5)  # of the words; past a half every catalogue that was looked at lost
-NEARLY = 0.01  # of two shares that are as good the smaller one is taken
+POWERS = (0.0, 0.1, 0.25, 0.5)  # of the metric that people's baskets give
+NEARLY = 0.01  # of two settings that are as good the smaller one is taken
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class TextSpace:
         The same of the vectors of words; None where there are none.
     share : float
         How much of the cosine is that of the words, in [0, 1]; at 0 they are left out.
+    metric : array of float32, shape (width, width), or None
+        What vectors are multiplied with in the end (`Directions`); None leaves them.
 
     Examples
     --------
@@ -46,6 +53,7 @@ class TextSpace:
     centre: Floats
     words_centre: Floats | None
     share: float
+    metric: Floats | None = None
 
     @classmethod
     def around(cls, embeddings: Embeddings, share: float) -> Self:
@@ -73,35 +81,126 @@ class TextSpace:
         """
         n, dim = embeddings.vectors.shape
         if self.words_centre is None or not self.hears_words:
-            return _around(embeddings.vectors, self.centre, np.empty((n, dim), dtype=np.float32))
+            return self._moved(_around(embeddings.vectors, self.centre, np.empty((n, dim), dtype=np.float32)))
         both = np.zeros((n, dim + len(self.words_centre)), dtype=np.float32)
         _around(embeddings.vectors, self.centre, both[:, :dim], np.sqrt(1.0 - self.share))
         if embeddings.words is not None:
             _around(embeddings.words, self.words_centre, both[:, dim:], np.sqrt(self.share))
-        return _scaled(both)
+        return self._moved(_scaled(both))
+
+    def _moved(self, vectors: Floats) -> Floats:
+        return vectors if self.metric is None else _scaled(vectors @ self.metric)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays that are written to disk; the share stands with the settings."""
+        """Return the arrays that are written to disk; share and metric stand elsewhere."""
         words = {} if self.words_centre is None else {"words_centre": self.words_centre}
         return {"centre": self.centre, **words}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, NDArray[Any]], share: float) -> Self:
+    def from_state(cls, state: Mapping[str, NDArray[Any]], share: float, metric: Floats | None) -> Self:
         """Return the space whose arrays were written."""
-        return cls(state["centre"], state.get("words_centre"), share)
+        return cls(state["centre"], state.get("words_centre"), share, metric)
 
 
-def choose_share(task: ValidationTask, embeddings: Embeddings, config: HybridConfig) -> tuple[float, dict[str, Any]]:
-    """Return how much the words are to say, by what the texts alone reach on validation, and what was measured."""
-    tried, goal = {}, config.goal
-    for share in sorted({*SHARES, config.word_share}):
-        vectors = TextSpace.around(embeddings, share).place(embeddings)
-        tried[share] = task.measure(text_signal(task.histories, vectors, config.kernel_power))
-        del vectors  # before the next ones are made
-    found = {share: objective(measured, goal) for share, measured in tried.items()}
+class Spaces:
+    """The spaces of one catalogue that differ in their metric alone, by its power; the vectors in each are kept.
+
+    Parameters
+    ----------
+    embeddings : Embeddings
+        Of all items.
+    share : float
+        How much the words say.
+    taken : csr_matrix, shape (n_users, n_items)
+        Who took what, for the metric.
+    seed : int
+        Draws people, where there are very many.
+    """
+
+    def __init__(self, embeddings: Embeddings, share: float, taken: sp.csr_matrix, seed: int) -> None:
+        self._embeddings, self._taken, self._seed = embeddings, taken, seed
+        self._plain = TextSpace.around(embeddings, share)
+        self._placed: dict[float, Floats] = {}
+
+    @cached_property
+    def _directions(self) -> Directions | None:
+        return Directions.learn(self.place(0.0), self._taken, self._seed)
+
+    def at(self, power: float) -> TextSpace:
+        """Return the space with the metric to this power; without any where it is 0, or nothing is to be learned."""
+        if power == 0 or self._directions is None:
+            return self._plain
+        return replace(self._plain, metric=self._directions.metric(power))
+
+    def place(self, power: float) -> Floats:
+        """Return the unit vectors of all items there."""
+        if power not in self._placed:
+            self._placed[power] = self.at(power).place(self._embeddings)
+        return self._placed[power]
+
+
+def lay_out(
+    embeddings: Embeddings,
+    taken: sp.csr_matrix,
+    cut: tuple[Interactions, sp.csr_matrix] | None,
+    config: HybridConfig,
+    seed: int,
+) -> tuple[Spaces, HybridConfig, dict[str, Any]]:
+    """Choose where items lie by their texts, before all else: neighbours and ID embeddings hang on it.
+
+    The share of the words comes first, then how strongly the metric counts where texts speak for themselves; both by
+    what the texts alone reach on validation.
+
+    Parameters
+    ----------
+    embeddings : Embeddings
+        Of all items.
+    taken : csr_matrix, shape (n_users, n_items)
+        Who took what.
+    cut : tuple, optional
+        What to learn from in its place, and who took what that it may be judged by (`tuning.cut_for_choosing`).
+    config : HybridConfig
+        Where to begin.
+    seed : int
+        Draws people.
+
+    Returns
+    -------
+    spaces, config, record
+        The spaces to choose from, the settings with what was chosen, and what was measured.
+    """
+    taken = taken if cut is None else cut[0].matrix()
+    if cut is None or not config.tune:
+        return Spaces(embeddings, config.word_share, taken, seed), config, {}
+    task = ValidationTask.build(taken, cut[1], max_users=most_people(taken.shape[1]), seed=seed)
+    record: dict[str, Any] = {}
+
+    def measure(vectors: Floats) -> dict[str, float]:
+        return task.measure(text_signal(task.histories, vectors, config.kernel_power))
+
+    if config.word_share > 0:
+        shares = {
+            share: measure(TextSpace.around(embeddings, share).place(embeddings))
+            for share in sorted({*SHARES, config.word_share})
+        }
+        share = _least(shares, config.goal)
+        config, record["words"] = config.replace(word_share=share), {"share": share, "tried": _named(shares)}
+    spaces = Spaces(embeddings, config.word_share, taken, seed)
+    powers = {power: measure(spaces.place(power)) for power in sorted({*POWERS, config.text_metric})}
+    power = _least(powers, config.goal)
+    config, record["metric"] = config.replace(text_metric=power), {"power": power, "tried": _named(powers)}
+    return spaces, config, record
+
+
+def _least(tried: Mapping[float, Mapping[str, float]], goal: str) -> float:
+    """Return the smallest of those that are as good as the best."""
+    found = {value: objective(measured, goal) for value, measured in tried.items()}
     enough = max(found.values()) * (1.0 - NEARLY)
-    best = min(share for share, quality in found.items() if quality >= enough)
-    return best, {f"{share:g}": measured for share, measured in tried.items()}
+    return min(value for value, quality in found.items() if quality >= enough)
+
+
+def _named(tried: Mapping[float, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    return {f"{value:g}": dict(measured) for value, measured in tried.items()}
 
 
 def _mean(vectors: Floats) -> Floats:

@@ -163,7 +163,9 @@ def objective(measured: Mapping[str, float], goal: str = "all") -> float:
 
 
 def lead(measured: Mapping[str, float], parts: Mapping[str, float], shortfall: float) -> float:
-    """Return how far a model is ahead of its parts: the geometric mean of its rankings over theirs, 1 where level.
+    """Return how far a model is ahead of its parts: the harmonic mean of its rankings over theirs, 1 where level.
+
+    A harmonic mean is ruled by the rankings that lag, and here they count even more.
 
     Parameters
     ----------
@@ -172,7 +174,7 @@ def lead(measured: Mapping[str, float], parts: Mapping[str, float], shortfall: f
     parts : mapping of str to float
         The same of the best of its parts, which need not be the same part everywhere.
     shortfall : float
-        How many times a ranking that is behind counts beside one that is as far ahead, less one.
+        How many times more what is missing counts in a ranking that is behind.
 
     Examples
     --------
@@ -181,11 +183,11 @@ def lead(measured: Mapping[str, float], parts: Mapping[str, float], shortfall: f
     >>> ahead = lead({"warm": 0.099, "tail": 0.2}, {"warm": 0.1, "tail": 0.1}, shortfall=10.0)
     >>> behind = lead({"warm": 0.09, "tail": 0.2}, {"warm": 0.1, "tail": 0.1}, shortfall=10.0)
     >>> round(ahead, 2), round(behind, 2)
-    (1.34, 0.82)
+    (1.24, 0.74)
     """
-    ratios = [(measured[name] + SMALL) / (part + SMALL) for name, part in parts.items()]
-    worth = [math.log(ratio) - shortfall * max(0.0, 1.0 - ratio) for ratio in ratios]
-    return math.exp(sum(worth) / len(worth)) if worth else 0.0
+    owed = [(part + SMALL) / (measured[name] + SMALL) for name, part in parts.items()]
+    worth = [share + shortfall * max(0.0, share - 1.0) for share in owed]
+    return len(worth) / sum(worth) if worth else 0.0
 
 
 def is_better(found: float, best: float) -> bool:

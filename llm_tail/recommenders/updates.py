@@ -81,7 +81,10 @@ def _check_new(model: HybridRecommender, embeddings: Embeddings) -> None:
 def _grow_items(model: HybridRecommender, embeddings: Embeddings) -> None:
     """Give new items their neighbours; nobody has taken them yet."""
     n_old, n_new = len(model.items), len(embeddings)
+    alike = model._near_vectors is model._vectors
     model._vectors = np.vstack([model._vectors, model._space.place(embeddings)])
+    near = model._near_vectors if alike else np.vstack([model._near_vectors, model._near_space.place(embeddings)])
+    model._near_vectors = model._vectors if alike else near
     model._counts = np.concatenate([model._counts, np.zeros(n_new, dtype=np.int64)])
     new = np.arange(n_old, n_old + n_new)
     lent = model._attend(model._learned_attention(), model._neighborhood(model._counts, None, new), new)
@@ -142,7 +145,7 @@ def _borrow_again(model: HybridRecommender, warm_before: Rows) -> int:
     lent = sp.csr_matrix((lent.data, place[lent.indices], lent.indptr), shape=(lent.shape[0], len(warm)))
     newly = np.setdiff1d(warm, warm_before)
     if len(newly):
-        rows = np.flatnonzero(_has_nearer(model._vectors, lent, warm, newly, model.config.neighbors))
+        rows = np.flatnonzero(_has_nearer(model._near_vectors, lent, warm, newly, model.config.neighbors))
         again = model._attend(model._learned_attention(), model._neighborhood(model._counts, None, rows), rows)
         kept = np.ones(lent.shape[0], dtype=np.float32)
         kept[rows] = 0.0
@@ -160,7 +163,7 @@ def _borrow_again(model: HybridRecommender, warm_before: Rows) -> int:
 def _has_nearer(
     vectors: NDArray[np.float32], lent: sp.csr_matrix, warm: Rows, newly: Rows, k: int
 ) -> NDArray[np.bool_]:
-    """Return which items have one of `newly` nearer than their farthest lender, or fewer than k lenders."""
+    """Return which items have one of `newly` nearer than their k-th lender, or fewer than k lenders."""
     n, step = lent.shape[0], 4096
     nearer: NDArray[np.bool_] = np.diff(lent.indptr) < k
     for start in range(0, n, step):
@@ -168,8 +171,11 @@ def _has_nearer(
         line = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
         here = vectors[start : start + step]
         cosines = np.einsum("nd,nd->n", here[line], vectors[warm[part.indices]])
+        order = np.lexsort((-cosines, line))
+        rank = np.arange(len(line)) - np.repeat(part.indptr[:-1], np.diff(part.indptr))
         farthest = np.full(part.shape[0], np.inf, dtype=np.float32)
-        np.minimum.at(farthest, line, cosines)
+        last = rank == np.minimum(np.diff(part.indptr), k)[line] - 1  # those beyond are there for the graph's sake
+        farthest[line[last]] = cosines[order][last]
         nearer[start : start + step] |= (here @ vectors[newly].T).max(axis=1) > farthest
     nearer &= np.abs(vectors).max(axis=1) > 0
     return nearer

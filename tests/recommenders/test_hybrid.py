@@ -286,9 +286,11 @@ def test_a_graph_over_other_items_is_refused(shelf):
 
 def test_the_graph_is_heard_once_it_is_learned(shelf):
     graph = graph_of(shelf.ids, shelf.taste)
-    model = HybridRecommender(PLAIN).fit(shelf.train, shelf.embeddings, graph)
+    untied = HybridRecommender(PLAIN | {"tied_neighbors": 0}).fit(shelf.train, shelf.embeddings, graph)
     plain = HybridRecommender(PLAIN).fit(shelf.train, shelf.embeddings)
-    np.testing.assert_array_equal(model._weights, plain._weights)  # untrained it says nothing
+    np.testing.assert_array_equal(untied._weights, plain._weights)  # untrained, ties say nothing of near items
+    model = HybridRecommender(PLAIN).fit(shelf.train, shelf.embeddings, graph)
+    assert (model._borrowing != 0).sum() > (plain._borrowing != 0).sum()  # and bring others in
     attention, neighborhood = model._learned_attention(), model._neighborhood(model._counts, graph)
     assert neighborhood.edges.shape[2] == 1
     same = shelf.taste[:, None] == shelf.taste[neighborhood.rows]
