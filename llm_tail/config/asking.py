@@ -80,12 +80,12 @@ class HybridConfig(Settings):
     text_metric: float = Field(
         0.0,
         ge=0,
-        le=2,
+        le=1,
         description="How strongly directions of the text vectors count that tell what people take together, where "
         "texts speak for themselves; 0 leaves the vectors as they are.",
     )
     neighbor_metric: float = Field(
-        0.0, ge=0, le=2, description="The same where neighbours are sought that lend their signal."
+        0.0, ge=0, le=1, description="The same where neighbours are sought that lend their signal."
     )
     text_weight: float = Field(0.05, ge=0, le=100, description="Weight of the direct text signal of every item.")
     thin_text_weight: float = Field(
@@ -105,11 +105,11 @@ class HybridConfig(Settings):
         "alone than where it is ahead, as settings are chosen for all goals; 0 lets one pay for the other.",
     )
     goal: Literal["all", "warm", "tail", "cold", "overall"] = Field(
-        "all", description="The ranking that settings are chosen for: one of the four, or the mean of all."
+        "all", description="The ranking that settings are chosen for: one of the four, or all of them."
     )
     tune: bool = Field(
         True,
-        description="Choose penalties, damping, recency, gate, weights, word_share and metrics by validation.",
+        description="Choose penalties, damping, recency, gate, weights, lift, word_share and metrics by validation.",
     )
     learn: bool = Field(True, description="Train the attention on items that are pretended cold; kept where it wins.")
     solution: Literal["auto", "whole", "low-rank"] = Field(

@@ -32,6 +32,7 @@ TEXT_RIDGES = (1.0, 3.0, 10.0)
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
 DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 METRICS = (0.1, 0.25, 0.5, 0.0)
+MOST_PAIRS = 2_000_000_000  # of an item and a neighbour; where there are more, neighbours are sought once
 LIFTS = {"tail_lift": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.25, 2.5)}
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
 ROUNDS = (1, 1)  # of tuning, and of balancing after the attention has learned
@@ -63,7 +64,8 @@ class Chooser:
     Notes
     -----
     Memory: about six arrays of (people asked, n_items) float32, at most 4,000 people, beside the closed form and its
-    solutions, n_warm^2 float32 for each of the ten or so penalties tried where there are at most 8,000 warm items.
+    solutions, n_warm^2 float32 for each of the ten to seventeen penalties tried where there are at most 8,000 warm
+    items; and the vectors and neighbours of all items for each of four metrics, where there are at most 2 10^9 pairs.
     """
 
     def __init__(
@@ -131,7 +133,9 @@ class Chooser:
     def _lead(self, config: HybridConfig) -> float:
         """Return what balancing maximises."""
         measured, goal = self.measure(config), self.config.goal
-        return lead(measured, self._parts, config.shortfall) if goal == "all" else objective(measured, goal)
+        if goal != "all":
+            return objective(measured, goal)
+        return lead(measured, self._parts, config.shortfall, self.task.chance())
 
     def _tune(self) -> None:
         """Find weights and penalties that rank well on the whole."""
@@ -143,10 +147,10 @@ class Chooser:
         self._search("tuning on validation", CHEAP, costly, self._quality, ROUNDS[0])
 
     def _balance(self) -> dict[str, dict[str, float]]:
-        """See to it that no ranking is behind what ID embeddings or texts alone reach there, tail items lifted.
+        """Bring what is behind nearer to what ID embeddings or texts alone reach there, by a lift of tail items too.
 
         The mean of all rankings cannot: it hardly feels a tail of which next to nothing is found. Returns what the
-        parts reach.
+        parts reach, texts with the recency that was found.
         """
         ids, text = self._ids_alone(), self.task.measure(self._text_of(self._taken(self.config)))
         self._parts = {name: max(ids[name], text[name]) for name in ids}
@@ -160,7 +164,7 @@ class Chooser:
         costly += [] if slow else [{"ridge": ridge, "pull": pull} for ridge, pull in PENALTIES]
         costly += [{"damping": damping} for damping in DAMPINGS]
         costly += [] if slow else [{"text_ridge": ridge} for ridge in TEXT_RIDGES]
-        if isinstance(self.fitter, GramFitter):  # of low rank there are so many items that neighbours are sought once
+        if isinstance(self.fitter, GramFitter) and len(self._counts) * len(self.fitter.warm) <= MOST_PAIRS:
             costly += [{"neighbor_metric": metric} for metric in METRICS]
         return costly
 

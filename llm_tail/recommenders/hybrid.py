@@ -11,7 +11,7 @@ The score of item i for a person is a sum over the items h that the person owns:
     g_i  = n_i / (n_i + gate): how far an item with n_i people trusts its own ID; 0 where it is cold
     b    scale of what is borrowed
     t_i  = text_weight + (1 - g_i) b thin_text_weight; m makes the text signal as large as the own one
-    l_i  = tail_lift for tail items, 1 for others: so that validation finds no ranking behind what a part alone reaches
+    l_i  = tail_lift for tail items, 1 for others: so that they fall as little as may be behind the texts alone
     w_h  = n_h^-damping recency^age_h: items that everybody owns say less of a person, and so do those taken long ago
 
 A cold item the person owns has no row in B; it speaks through its neighbours' rows. Nothing in the sum depends on who
@@ -132,10 +132,11 @@ class HybridRecommender(ScoreMatrix, Recommender):
         spaces, self.config, self.training = lay_out(embeddings, taken, cut, self.config, self.seed)
         self._space, self._vectors = spaces.at(self.config.text_metric), spaces.place(self.config.text_metric)
         attention = self._new_attention(graph)
-        fitter: Fitter | None = None
         self._near: Neighborhood | None = None
-        if cut is not None:
-            fitter = self._choose(cut, graph, attention, spaces, given=cut[0] is train)
+        fitter = None if cut is None else self._choose(cut, graph, attention, spaces, given=cut[0] is train)
+        if fitter is None and cut is not None:  # chosen on a cut of training, learned from all of it
+            spaces = Spaces(embeddings, self.config.word_share, taken, self.seed)
+            self._space, self._vectors = spaces.at(self.config.text_metric), spaces.place(self.config.text_metric)
         fitter = fitter or fitter_for(taken, self._vectors, self.config, self.seed)
         self._collaborative = fitter.fit(self.config.ridge, self.config.pull, self.config.text_ridge)
         self._counts, metric = item_counts(taken), self.config.neighbor_metric
@@ -320,8 +321,8 @@ class HybridRecommender(ScoreMatrix, Recommender):
         Against a refit with the same settings: counts, gates, histories and the ID embeddings of all items that the
         people concerned have are exact, those of other items are old but for what they are told by the former, which
         is of second order (see `folding`; where that is faster everything is solved again, and is exact).
-        Neighbours are exact; ties of the graph are not heard where an item's neighbours have changed, and the scale of
-        the texts, the centre of the vectors and the trained attention stay.
+        Neighbours by text are exact; ties of the graph are neither heard nor followed where an item's neighbours have
+        changed, and the scale, centre and metric of the texts and the trained attention stay.
 
         Costs the solution (`folding.fold_in`), O(n_new n_items dim) for neighbours, and one assembly of the scores.
 

@@ -19,11 +19,11 @@ from llm_tail.neighbors.index import NeighborIndex
 from llm_tail.progress import track
 from llm_tail.recommenders.attention import NeighborAttention
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings
-from llm_tail.recommenders.fusion import Floats, text_kernel, text_weights, trust
+from llm_tail.recommenders.fusion import BLOCK_BYTES, Floats, text_kernel, text_weights, trust
 
 EXACT_PAIRS = 20_000_000_000  # of an item and a neighbour; more take minutes to compare one by one
 
-TIES_AT_ONCE = 200_000  # whose cosines are taken
+TIED_AT_ONCE = 4096  # items whose ties are looked at
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Neighborhood:
         place = np.full(len(vectors), -1, dtype=np.int64)
         place[warm] = np.arange(len(warm))
         rows = _nearest(vectors[items], vectors[warm], k, place[items])  # (n_items, k)
-        tied = [matrix[items][:, warm] for matrix in ties if matrix is not None]
+        tied = [matrix for matrix in ties if matrix is not None]
         if k_tied and tied:
             further = _nearest_tied(vectors, items, warm, rows, tied, k_tied)
             rows = np.hstack([rows, further])  # (n_items, k + k_tied)
@@ -109,23 +109,26 @@ def _nearest(queries: Floats, base: Floats, k: int, itself: Rows) -> Rows:
     return index.query(queries, k, exclude_rows=itself)[0]
 
 
-def _nearest_tied(vectors: Floats, items: Rows, warm: Rows, near: Rows, tied: Sequence[sp.csr_matrix], k: int) -> Rows:
-    """Return the k nearest warm items that `tied` ties to each item and that are not `near` yet, -1 for none."""
-    pairs = np.hstack([np.stack(matrix.nonzero()) for matrix in tied])  # (2, n_ties)
-    line, column = np.divmod(np.unique(pairs[0] * len(warm) + pairs[1]), len(warm))
-    there = near >= 0
-    known = np.repeat(np.arange(len(items)), near.shape[1])[there.ravel()] * len(warm) + near[there]
-    new = (items[line] != warm[column]) & ~np.isin(line * len(warm) + column, known)
-    line, column = line[new], column[new]
-    cosines = np.empty(len(line), dtype=np.float32)
-    for start in range(0, len(line), TIES_AT_ONCE):
-        part = slice(start, start + TIES_AT_ONCE)
-        cosines[part] = np.einsum("nd,nd->n", vectors[items[line[part]]], vectors[warm[column[part]]])
-    order = np.lexsort((column, -cosines, line))
-    line, column = line[order], column[order]
-    rank = np.arange(len(line)) - np.searchsorted(line, line)
+def _nearest_tied(vectors: Floats, items: Rows, warm: Rows, near: Rows, ties: Sequence[sp.csr_matrix], k: int) -> Rows:
+    """Return the k nearest warm items that `ties` tie to each item and that are not `near` yet, -1 for none."""
     rows = np.full((len(items), k), -1, dtype=np.int64)
-    rows[line[rank < k], rank[rank < k]] = column[rank < k]
+    for start in range(0, len(items), TIED_AT_ONCE):
+        some = items[start : start + TIED_AT_ONCE]
+        pairs = np.hstack([np.stack(matrix[some][:, warm].nonzero()) for matrix in ties]).astype(np.int64)  # (2, n)
+        keys = np.unique(pairs[0] * len(warm) + pairs[1])
+        line, place = np.nonzero(near[start : start + TIED_AT_ONCE] >= 0)
+        known = line * len(warm) + near[start + line, place]
+        line, column = np.divmod(np.setdiff1d(keys, known, assume_unique=True), len(warm))
+        line, column = line[some[line] != warm[column]], column[some[line] != warm[column]]
+        cosines = np.empty(len(line), dtype=np.float32)
+        at_once = max(1, BLOCK_BYTES // (8 * vectors.shape[1]))
+        for first in range(0, len(line), at_once):
+            part = slice(first, first + at_once)
+            cosines[part] = np.einsum("nd,nd->n", vectors[some[line[part]]], vectors[warm[column[part]]])
+        order = np.lexsort((column, -cosines, line))
+        line, column = line[order], column[order]
+        rank = np.arange(len(line)) - np.searchsorted(line, line)
+        rows[start + line[rank < k], rank[rank < k]] = column[rank < k]
     return rows
 
 

@@ -26,9 +26,10 @@ class Directions:
         A = V^\top (C - \operatorname{diag} C - s s^\top) V, \quad B = V^\top V + \lambda I, \quad
         B^{-1/2} A B^{-1/2} = Q G Q^\top, \quad T = B^{-1/2} Q \max(G, \epsilon)^{power} Q^\top B^{1/2}
 
-    with unit text vectors V of the items that somebody took, the cosines C of who took them (every person counts
-    alike, however much they took), and the root s of each item's share of events, taken off since what everybody takes
-    is alike in nothing else. T is the metric: multiplied with it, items lie near that the same people take.
+    with unit text vectors V of the items that somebody took, the co-occurrence C of those who took two or more, scaled
+    so that neither large baskets nor popular items count more than others, its trivial eigenvector s (the root of each
+    item's share of events), taken off since what everybody takes is alike in nothing else, and G over its largest
+    value. T is the metric: multiplied with it, items lie near that the same people take.
 
     Attributes
     ----------
@@ -72,12 +73,11 @@ class Directions:
         -----
         O((n_users + n_items) dim^2 + dim^3) time, O(dim^2) memory beside blocks.
         """
-        counts = taken.getnnz(axis=0)
-        warm = np.flatnonzero(counts)
+        warm = np.flatnonzero(taken.getnnz(axis=0))
         known = vectors[warm]
-        events = _cosines(taken[:, warm], seed)
+        events = _normalised(taken[:, warm], seed)
         together = _gram(events, known) - _weighed(known, np.asarray(events.multiply(events).sum(axis=0)).ravel())
-        trivial = np.sqrt(counts[warm] / max(1, counts.sum())) @ known  # (dim,)
+        trivial = np.sqrt(events.getnnz(axis=0) / max(1, events.nnz)) @ known  # (dim,)
         together -= np.outer(trivial, trivial)
         spread = _weighed(known, np.ones(len(warm)))
         mean = float(np.trace(spread)) / max(1, len(spread))
@@ -96,8 +96,8 @@ class Directions:
         return np.asarray((self.into * weights) @ self.out_of, dtype=np.float32)
 
 
-def _cosines(taken: sp.csr_matrix, seed: int) -> sp.csr_matrix:
-    """Return the events of who took two items or more so that E' E holds cosines, each person counting alike."""
+def _normalised(taken: sp.csr_matrix, seed: int) -> sp.csr_matrix:
+    """Return E of who took two items or more, both rows and columns scaled by the root of their sums: C = E' E."""
     people = np.flatnonzero(np.diff(taken.indptr) > 1)
     if len(people) > MOST_PEOPLE:
         people = np.sort(np.random.default_rng(seed).choice(people, MOST_PEOPLE, replace=False))

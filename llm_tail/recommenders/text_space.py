@@ -103,7 +103,7 @@ class TextSpace:
 
 
 class Spaces:
-    """The spaces of one catalogue that differ in their metric alone, by its power; the vectors in each are kept.
+    """The spaces of one catalogue that differ in their metric alone, by its power; the vectors in those used are kept.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class Spaces:
 
     @cached_property
     def _directions(self) -> Directions | None:
-        return Directions.learn(self.place(0.0), self._taken, self._seed)
+        return Directions.learn(self._plain.place(self._embeddings), self._taken, self._seed)
 
     def at(self, power: float) -> TextSpace:
         """Return the space with the metric to this power; without any where it is 0, or nothing is to be learned."""
@@ -186,7 +186,8 @@ def lay_out(
         share = _least(shares, config.goal)
         config, record["words"] = config.replace(word_share=share), {"share": share, "tried": _named(shares)}
     spaces = Spaces(embeddings, config.word_share, taken, seed)
-    powers = {power: measure(spaces.place(power)) for power in sorted({*POWERS, config.text_metric})}
+    tried = sorted({*POWERS, config.text_metric})
+    powers = {power: measure(spaces.at(power).place(embeddings)) for power in tried}  # not kept: one will be
     power = _least(powers, config.goal)
     config, record["metric"] = config.replace(text_metric=power), {"power": power, "tried": _named(powers)}
     return spaces, config, record

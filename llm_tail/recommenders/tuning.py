@@ -21,7 +21,7 @@ MIN_GAIN = 0.003  # relative
 MIN_SHARE = 0.01  # of the events: a ranking of a handful would weigh as much as that of thousands
 PEOPLE = (100, 4000)  # at least and at most, who are asked
 MORE_NEWCOMERS = 1.05  # one that is left among the warm items is in the way of everybody
-SMALL = 1e-3  # of an NDCG: what is worth next to nothing doubles by chance
+SMALL = 1e-3  # of an NDCG, which is next to nothing
 MOST_SCORES = 160_000_000  # people asked times items: half a dozen arrays of so many float32 are held
 BLOCK_BYTES = 2 << 20  # one block of comparisons; it pays to stay in the cache
 
@@ -100,6 +100,13 @@ class ValidationTask:
                 measured[name] = _mean_ndcg(gains[name == "overall"].multiply(relevant), relevant, self.k)
         return measured
 
+    def chance(self) -> dict[str, float]:
+        """Return for each ranking half of what one more hit at the top is worth, at least SMALL: less may be luck."""
+        return {
+            name: max(SMALL, 0.5 / max(1, int(np.count_nonzero(np.diff(relevant.indptr)))))
+            for name, relevant in self.relevant.items()
+        }
+
     def _gains(self, scores: NDArray[np.float32]) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         """Return 1 / log2(1 + rank) of each relevant item within the first k: among its kind, and among all candidates.
 
@@ -162,7 +169,12 @@ def objective(measured: Mapping[str, float], goal: str = "all") -> float:
     return float(np.mean(list(measured.values()))) if measured else 0.0
 
 
-def lead(measured: Mapping[str, float], parts: Mapping[str, float], shortfall: float) -> float:
+def lead(
+    measured: Mapping[str, float],
+    parts: Mapping[str, float],
+    shortfall: float,
+    chance: Mapping[str, float] | None = None,
+) -> float:
     """Return how far a model is ahead of its parts: the harmonic mean of its rankings over theirs, 1 where level.
 
     A harmonic mean is ruled by the rankings that lag, and here they count even more.
@@ -175,6 +187,8 @@ def lead(measured: Mapping[str, float], parts: Mapping[str, float], shortfall: f
         The same of the best of its parts, which need not be the same part everywhere.
     shortfall : float
         How many times more what is missing counts in a ranking that is behind.
+    chance : mapping of str to float, optional
+        What is found by chance in each ranking (`ValidationTask.chance`), added to both sides.
 
     Examples
     --------
@@ -185,7 +199,8 @@ def lead(measured: Mapping[str, float], parts: Mapping[str, float], shortfall: f
     >>> round(ahead, 2), round(behind, 2)
     (1.24, 0.74)
     """
-    owed = [(part + SMALL) / (measured[name] + SMALL) for name, part in parts.items()]
+    luck = {name: SMALL if chance is None else chance[name] for name in parts}
+    owed = [(part + luck[name]) / (measured[name] + luck[name]) for name, part in parts.items()]
     worth = [share + shortfall * max(0.0, share - 1.0) for share in owed]
     return len(worth) / sum(worth) if worth else 0.0
 

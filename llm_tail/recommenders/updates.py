@@ -171,6 +171,7 @@ def _has_nearer(
         line = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
         here = vectors[start : start + step]
         cosines = np.einsum("nd,nd->n", here[line], vectors[warm[part.indices]])
+        cosines[~vectors[warm[part.indices]].any(axis=1)] = -np.inf  # tied, and without a text
         order = np.lexsort((-cosines, line))
         rank = np.arange(len(line)) - np.repeat(part.indptr[:-1], np.diff(part.indptr))
         farthest = np.full(part.shape[0], np.inf, dtype=np.float32)

@@ -5,11 +5,11 @@ item's vector is that of its taste with noise around it. Each size runs in a pro
 known::
 
     python -m tests.benchmarks.hybrid_scale --items 10000 100000
-    python -m tests.benchmarks.hybrid_scale --items 1000000 --dim 128 --plot growth.png
+    python -m tests.benchmarks.hybrid_scale --items 1000000 --dim 128 --rows rows.json --plot growth.png
 
 Prints a markdown table: how ID embeddings were solved for, seconds and peak memory of the fit, people a second in batch
 (k = 20, all scores), and by the serving index the median and the 99th percentile of one person, with the share of the
-first 20 that it has in common with all scores.
+first 20 that it has in common with all scores. ``--rows`` keeps the lines of one size after another, for the picture.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--asked", type=int, default=300, help="people asked in batch, and one by one")
     parser.add_argument("--serve", type=int, default=256, help="width of the serving index; 0 leaves it out")
     parser.add_argument("--plain", action="store_true", help="with settings as they are: only answers are of interest")
+    parser.add_argument("--rows", type=Path, help="JSON file of lines measured before, to which these are added")
     parser.add_argument("--plot", type=Path, help="draw seconds and memory over the size")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -44,6 +45,7 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}", flush=True)
+    kept = json.loads(arguments.rows.read_text()) if arguments.rows and arguments.rows.exists() else []
     rows = []
     for n in arguments.items:
         words = [sys.executable, "-m", "tests.benchmarks.hybrid_scale", "--child", "--items", str(n)]
@@ -54,6 +56,10 @@ def main() -> None:
         done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print("| " + " | ".join(str(rows[-1].get(name, "")) for name in COLUMNS) + " |", flush=True)
+    kept = [row for row in kept if row["items"] not in {new["items"] for new in rows}]
+    rows = sorted(kept + rows, key=lambda row: int(row["items"].replace(",", "")))
+    if arguments.rows:
+        arguments.rows.write_text(json.dumps(rows, indent=1) + "\n")
     if arguments.plot:
         draw(rows, arguments.plot)
 

@@ -134,9 +134,10 @@ def test_neighbors_are_the_nearest_warm_others():
     assert tied == [[[0, found.rows[0].tolist().index(7)]], []]
 
 
-@pytest.mark.parametrize("at_once", [7, 200_000])
+@pytest.mark.parametrize("at_once", [7, 4096])
 def test_further_neighbors_are_the_nearest_that_the_graph_ties(monkeypatch, at_once):
-    monkeypatch.setattr(learning, "TIES_AT_ONCE", at_once)
+    monkeypatch.setattr(learning, "TIED_AT_ONCE", at_once)
+    monkeypatch.setattr(learning, "BLOCK_BYTES", 1000 * at_once)
     _, vectors, _, counts = world()
     vectors[3], counts[5] = 0.0, 0  # an item without text, and a cold one
     warm, n = np.flatnonzero(counts > 0), len(vectors)
@@ -157,6 +158,15 @@ def test_further_neighbors_are_the_nearest_that_the_graph_ties(monkeypatch, at_o
         np.testing.assert_array_equal(found.edges[item, 4:, 0] > 0, same)
     weights = attend(NeighborAttention(vectors.shape[1], 3), found, vectors, vectors[warm]).toarray()
     np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=1e-5)  # who has no text borrows from what is tied to it
+
+
+def test_ties_are_followed_where_there_are_more_pairs_than_an_int_counts(monkeypatch):
+    n = 60_000
+    monkeypatch.setattr(learning, "_nearest", lambda queries, base, k, itself: np.full((len(queries), k), -1))
+    tie = sp.csr_matrix((np.ones(2), ([10, 59_990], [59_990, 10])), shape=(n, n))
+    found = Neighborhood.find(np.ones((n, 2), np.float32), np.ones(n, dtype=np.int64), np.arange(n), 1, [tie], 1)
+    assert np.argwhere(found.rows >= 0).tolist() == [[10, 1], [59_990, 1]]
+    assert (found.rows[10, 1], found.rows[59_990, 1]) == (59_990, 10)
 
 
 def test_attention_over_all_items_goes_in_blocks():

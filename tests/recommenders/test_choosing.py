@@ -184,15 +184,27 @@ def best_of(parts):
 
 @pytest.mark.parametrize("shortfall", [0.0, 20.0, 1000.0])
 def test_balancing_is_ahead_of_tuning_by_what_counts(shortfall):
-    record = chooser(learn=False, shortfall=shortfall).choose()
+    chooses = chooser(learn=False, shortfall=shortfall)
+    record = chooses.choose()
     parts = best_of(record["parts"])
     assert set(parts) == {"warm", "tail", "cold", "overall"}
-    assert lead(record["balanced"], parts, shortfall) >= lead(record["tuned"], parts, shortfall)
+    chance = chooses.task.chance()
+    assert lead(record["balanced"], parts, shortfall, chance) >= lead(record["tuned"], parts, shortfall, chance)
 
 
 def test_of_one_goal_nothing_else_counts():
     record = chooser(learn=False, goal="tail").choose()
     assert record["balanced"]["tail"] >= record["tuned"]["tail"] >= record["given"]["tail"]
+
+
+def test_one_hit_of_a_few_people_outranks_nothing():
+    train, held = matrices(0)
+    chance = ValidationTask.build(train, held).chance()
+    assert set(chance) == {"warm", "tail", "cold", "overall"} and min(chance.values()) > 0.01  # of 30 people
+    parts = {"warm": 0.1, "tail": 0.0057, "cold": 0.1, "overall": 0.08}
+    missed = lead(parts | {"tail": 0.0, "cold": 0.2}, parts, 20.0, chance)
+    halved = lead({name: value / 2 for name, value in parts.items()} | {"tail": 0.0057}, parts, 20.0, chance)
+    assert missed > 2 * halved
 
 
 NDCG = st.floats(0.0, 1.0, allow_subnormal=False)

@@ -41,8 +41,8 @@ def by_hand(vectors, taken):
     x = (taken.toarray() != 0).astype(float)
     warm = x.any(axis=0)
     x, v = x[:, warm], vectors[warm].astype(float)
-    share = np.sqrt(x.sum(axis=0) / x.sum())
     x = x[x.sum(axis=1) > 1]
+    share = np.sqrt(x.sum(axis=0) / x.sum())
     x = x / np.sqrt(x.sum(axis=1, keepdims=True)) / np.sqrt(np.maximum(x.sum(axis=0), 1))
     cosines = x.T @ x
     a = v.T @ (cosines - np.diag(np.diag(cosines)) - np.outer(share, share)) @ v
