@@ -35,7 +35,6 @@ METRICS = (0.1, 0.25, 0.5, 0.0)
 MOST_PAIRS = 2_000_000_000  # of an item and a neighbour; where there are more, neighbours are sought once
 LIFTS = {"tail_lift": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.25, 2.5)}
 FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
-ROUNDS = (1, 1)  # of tuning, and of balancing after the attention has learned
 PATIENCE = 2  # looks without a gain, after which the attention has learned enough
 LEARN_USERS = 4096  # people whom the attention learns from
 
@@ -88,7 +87,6 @@ class Chooser:
         self._counts = np.asarray(train.sum(axis=0)).ravel().astype(np.int64)
         self._aged = None if aged is None else aged[self.task.users]
         self._head = 0.0  # the warm ranking of ID embeddings alone
-        self._parts: dict[str, float] = {}  # the better of ID embeddings and texts alone, in each ranking
         self._measured: dict[HybridConfig, dict[str, float]] = {}  # with the attention as it is
         self._alone: dict[Any, dict[str, float]] = {}  # what ID embeddings reach, by recency and penalties
         self._signals: tuple[Any, Signals] | None = None
@@ -130,13 +128,6 @@ class Chooser:
         lost = self._head - measured.get("warm", 0.0) if goal == "all" else 0.0
         return objective(measured, goal) - max(0.0, lost)
 
-    def _lead(self, config: HybridConfig) -> float:
-        """Return what balancing maximises."""
-        measured, goal = self.measure(config), self.config.goal
-        if goal != "all":
-            return objective(measured, goal)
-        return lead(measured, self._parts, config.shortfall, self.task.chance())
-
     def _tune(self) -> None:
         """Find weights and penalties that rank well on the whole."""
         costly = self._costly()
@@ -144,7 +135,7 @@ class Chooser:
             for change in costly:
                 self.fitter.fit(*_penalties(self.config.replace(**change)))
         self._head = self._ids_alone().get("warm", 0.0)
-        self._search("tuning on validation", CHEAP, costly, self._quality, ROUNDS[0])
+        self._search("tuning on validation", CHEAP, costly, self._quality)
 
     def _balance(self) -> dict[str, dict[str, float]]:
         """Bring what is behind nearer to what ID embeddings or texts alone reach there, by a lift of tail items too.
@@ -153,8 +144,14 @@ class Chooser:
         parts reach, texts with the recency that was found.
         """
         ids, text = self._ids_alone(), self.task.measure(self._text_of(self._taken(self.config)))
-        self._parts = {name: max(ids[name], text[name]) for name in ids}
-        self._search("balancing on validation", LIFTS | CHEAP, self._costly(), self._lead, ROUNDS[1])
+        parts, chance = {name: max(ids[name], text[name]) for name in ids}, self.task.chance()
+        goal, shortfall = self.config.goal, self.config.shortfall
+
+        def ahead(config: HybridConfig) -> float:
+            measured = self.measure(config)
+            return lead(measured, parts, shortfall, chance) if goal == "all" else objective(measured, goal)
+
+        self._search("balancing on validation", LIFTS | CHEAP, self._costly(), ahead)
         return {"ids": ids, "text": text}
 
     def _costly(self) -> list[dict[str, float]]:
@@ -174,24 +171,18 @@ class Chooser:
         cheap: Mapping[str, Sequence[float]],
         costly: Sequence[Mapping[str, float]],
         quality: Callable[[HybridConfig], float],
-        rounds: int,
     ) -> None:
-        """Set `config` to the best that is found around it."""
-        with Bar(what, total=1 + rounds * (len(costly) + 1)) as bar:
+        """Set `config` to the best that is found around it: what is cheap before and after what is costly."""
+        with Bar(what, total=len(costly) + 2) as bar:
             best, reached = coordinate_search(self.config, cheap, quality, passes=1)
             bar.advance(1)
-            for _ in range(rounds):
-                before = best
-                for change in costly:
-                    candidate = best.replace(**change)
-                    if candidate != best and is_better(found := quality(candidate), reached):
-                        best, reached = candidate, found
-                    bar.advance(1)
-                best, reached = coordinate_search(best, cheap, quality, passes=1)
+            for change in costly:
+                candidate = best.replace(**change)
+                if candidate != best and is_better(found := quality(candidate), reached):
+                    best, reached = candidate, found
                 bar.advance(1)
-                if best == before:
-                    break
-        self.config = best
+            self.config, _ = coordinate_search(best, cheap, quality, passes=1)
+            bar.advance(1)
 
     def _ids_alone(self) -> dict[str, float]:
         """Return what ID embeddings alone reach in each ranking, by the best of the penalties that were solved for."""
