@@ -26,7 +26,7 @@ CHEAP: dict[str, Sequence[float]] = {
     "text_weight": (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
     "gate": (0.1, 0.3, 1.0, 3.0),
 }
-PENALTIES = ((50.0, 100.0), (5.0, 100.0), (100.0, 100.0), (20.0, 50.0), (100.0, 300.0), (500.0, 200.0))  # (ridge, pull)
+PENALTIES = ((50.0, 100.0), (5.0, 100.0), (100.0, 100.0), (500.0, 200.0))  # (ridge, pull)
 PENALTY_NAMES = ("ridge", "pull", "text_ridge")
 TEXT_RIDGES = (1.0, 3.0, 10.0)
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
@@ -63,7 +63,7 @@ class Chooser:
     Notes
     -----
     Memory: about six arrays of (people asked, n_items) float32, at most 4,000 people, beside the closed form and its
-    solutions, n_warm^2 float32 for each of the ten to seventeen penalties tried where there are at most 8,000 warm
+    solutions, n_warm^2 float32 for each of the eight to fifteen penalties tried where there are at most 8,000 warm
     items; and the vectors and neighbours of all items for each of four metrics, where there are at most 2 10^9 pairs.
     """
 

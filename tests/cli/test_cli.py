@@ -265,6 +265,11 @@ def test_wrong_usage_is_exit_2(call):
     call("run", "--no-such-option", code=2)
 
 
+def hear_interrupts() -> None:
+    """Undo that a shell has programs which it starts in the background ignore interrupts, and all that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupt_keeps_what_is_whole_and_the_next_run_resumes(call, tmp_path):
     for attempt in range(8):  # an interrupt that falls into the import of a library may be swallowed by it
         folder = tmp_path / str(attempt)
@@ -272,7 +277,9 @@ def test_an_interrupt_keeps_what_is_whole_and_the_next_run_resumes(call, tmp_pat
         config = shop.write(folder)
         call("audit", config)
         command = [sys.executable, "-m", "llm_tail", "run", str(config), "--until", "index"]
-        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        running = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+        )
         assert "audit     finished before" in running.stderr.readline()  # now it is in the next stage
         time.sleep(attempt / 2)
         running.send_signal(signal.SIGINT)
