@@ -26,7 +26,7 @@ CHEAP: dict[str, Sequence[float]] = {
     "text_weight": (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
     "gate": (0.1, 0.3, 1.0, 3.0),
 }
-PENALTIES = ((50.0, 100.0), (5.0, 100.0), (100.0, 100.0), (500.0, 200.0))  # (ridge, pull)
+PENALTIES = ((500.0, 200.0), (2000.0, 400.0), (5.0, 100.0), (50.0, 100.0), (100.0, 100.0))  # (ridge, pull)
 PENALTY_NAMES = ("ridge", "pull", "text_ridge")
 TEXT_RIDGES = (1.0, 3.0, 10.0)
 RECENCIES = (0.95, 0.9, 0.8, 0.7, 0.6, 1.0)
@@ -34,7 +34,8 @@ DAMPINGS = (-0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
 METRICS = (0.1, 0.25, 0.5, 0.0)
 MOST_PAIRS = 2_000_000_000  # of an item and a neighbour; where there are more, neighbours are sought once
 LIFTS = {"tail_lift": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.25, 2.5)}
-FAST_ITEMS = 8000  # above this many warm items one solution takes a minute or more, so only one is made
+FARTHEST = 12.0  # a ridge is tried where it is at most so many times the best one so far
+MOST_WORK = 4.5e12  # the sum of n_warm^3 over all solutions: a few minutes on two cores
 PATIENCE = 2  # looks without a gain, after which the attention has learned enough
 LEARN_USERS = 4096  # people whom the attention learns from
 
@@ -63,8 +64,9 @@ class Chooser:
     Notes
     -----
     Memory: about six arrays of (people asked, n_items) float32, at most 4,000 people, beside the closed form and its
-    solutions, n_warm^2 float32 for each of the eight to fifteen penalties tried where there are at most 8,000 warm
-    items; and the vectors and neighbours of all items for each of four metrics, where there are at most 2 10^9 pairs.
+    solutions, n_warm^2 float32 for each of the penalties tried, as many as `MOST_WORK` allows (eight at 8,000 warm
+    items, one past 13,000); and the vectors and neighbours of all items for each of four metrics, where there are at
+    most 2 10^9 pairs.
     """
 
     def __init__(
@@ -132,19 +134,23 @@ class Chooser:
         """Find weights and penalties that rank well on the whole."""
         costly = self._costly()
         if self.config.goal == "all" and isinstance(self.fitter, GramFitter):  # of low rank, only the last is kept
-            for change in costly:
-                self.fitter.fit(*_penalties(self.config.replace(**change)))
+            for candidate in (self.config.replace(**change) for change in costly):
+                if self._is_worth(candidate, self.config):
+                    self.fitter.fit(*_penalties(candidate))
         self._head = self._ids_alone().get("warm", 0.0)
         self._search("tuning on validation", CHEAP, costly, self._quality)
 
     def _balance(self) -> dict[str, dict[str, float]]:
         """Bring what is behind nearer to what ID embeddings or texts alone reach there, by a lift of tail items too.
 
-        The mean of all rankings cannot: it hardly feels a tail of which next to nothing is found. Returns what the
-        parts reach, texts with the recency that was found.
+        The mean of all rankings cannot: it hardly feels a tail of which next to nothing is found. Neither part has an
+        order for warm and cold items together, so that overall what tuning has reached is the least to ask. Returns
+        what the parts reach, texts with the recency that was found.
         """
         ids, text = self._ids_alone(), self.task.measure(self._text_of(self._taken(self.config)))
         parts, chance = {name: max(ids[name], text[name]) for name in ids}, self.task.chance()
+        if "overall" in parts:
+            parts["overall"] = max(parts["overall"], self.measure(self.config)["overall"])
         goal, shortfall = self.config.goal, self.config.shortfall
 
         def ahead(config: HybridConfig) -> float:
@@ -156,14 +162,21 @@ class Chooser:
 
     def _costly(self) -> list[dict[str, float]]:
         """Return changes of settings for which signals have to be made again."""
-        slow = isinstance(self.fitter, GramFitter) and len(self.fitter.warm) > FAST_ITEMS
         costly = [] if self._aged is None else [{"recency": recency} for recency in RECENCIES]
-        costly += [] if slow else [{"ridge": ridge, "pull": pull} for ridge, pull in PENALTIES]
+        costly += [{"ridge": ridge, "pull": pull} for ridge, pull in PENALTIES]
         costly += [{"damping": damping} for damping in DAMPINGS]
-        costly += [] if slow else [{"text_ridge": ridge} for ridge in TEXT_RIDGES]
+        costly += [{"text_ridge": ridge} for ridge in TEXT_RIDGES]
         if isinstance(self.fitter, GramFitter) and len(self._counts) * len(self.fitter.warm) <= MOST_PAIRS:
             costly += [{"neighbor_metric": metric} for metric in METRICS]
         return costly
+
+    def _is_worth(self, candidate: HybridConfig, best: HybridConfig) -> bool:
+        """Return whether what it costs to try these penalties is in proportion."""
+        if candidate.ridge > FARTHEST * best.ridge:
+            return False
+        if not isinstance(self.fitter, GramFitter) or _penalties(candidate) in self.fitter.solved:
+            return True
+        return (len(self.fitter.solved) + 1) * float(len(self.fitter.warm)) ** 3 <= MOST_WORK
 
     def _search(
         self,
@@ -178,7 +191,8 @@ class Chooser:
             bar.advance(1)
             for change in costly:
                 candidate = best.replace(**change)
-                if candidate != best and is_better(found := quality(candidate), reached):
+                tried = candidate != best and self._is_worth(candidate, best)
+                if tried and is_better(found := quality(candidate), reached):
                     best, reached = candidate, found
                 bar.advance(1)
             self.config, _ = coordinate_search(best, cheap, quality, passes=1)

@@ -188,6 +188,7 @@ def test_balancing_is_ahead_of_tuning_by_what_counts(shortfall):
     record = chooses.choose()
     parts = best_of(record["parts"])
     assert set(parts) == {"warm", "tail", "cold", "overall"}
+    parts["overall"] = max(parts["overall"], record["tuned"]["overall"])
     chance = chooses.task.chance()
     assert lead(record["balanced"], parts, shortfall, chance) >= lead(record["tuned"], parts, shortfall, chance)
 
@@ -231,11 +232,22 @@ def test_a_lifted_tail_is_found_more_often_and_cold_items_are_as_before():
     assert lifted["cold"] == plain["cold"]
 
 
-def test_above_many_items_only_one_matrix_is_solved(monkeypatch):
-    monkeypatch.setattr(choosing, "FAST_ITEMS", 10)
+@pytest.mark.parametrize("n_solutions", [1, 3])
+def test_the_larger_the_catalogue_the_fewer_penalties_are_tried(monkeypatch, n_solutions):
     chooses = chooser(learn=False)
+    monkeypatch.setattr(choosing, "MOST_WORK", n_solutions * len(chooses.fitter.warm) ** 3)
     chooses.choose()
-    assert (chooses.config.ridge, chooses.config.pull) == (HybridConfig().ridge, HybridConfig().pull)
+    assert len(chooses.fitter.solved) == n_solutions
+    if n_solutions == 1:
+        assert (chooses.config.ridge, chooses.config.pull) == (HybridConfig().ridge, HybridConfig().pull)
+
+
+@pytest.mark.parametrize(("start", "largest"), [(5.0, 50.0), (50.0, 500.0), (500.0, 2000.0)])
+def test_a_ridge_is_tried_in_reach_of_the_best_so_far(monkeypatch, start, largest):
+    monkeypatch.setattr(choosing, "is_better", lambda found, best: False)
+    chooses = chooser(learn=False, ridge=start)
+    chooses.choose()
+    assert max(ridge for ridge, _, _ in chooses.fitter.solved) == largest
 
 
 def learning_that(monkeypatch, *states):
