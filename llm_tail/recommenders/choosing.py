@@ -35,6 +35,7 @@ METRICS = (0.1, 0.25, 0.5, 0.0)
 MOST_PAIRS = 2_000_000_000  # of an item and a neighbour; where there are more, neighbours are sought once
 LIFTS = {"tail_lift": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.25, 2.5)}
 FARTHEST = 12.0  # a ridge is tried where it is at most so many times the best one so far
+LEAST_KEPT = 0.9  # of the overall ranking, when what is behind is brought nearer
 MOST_WORK = 4.5e12  # the sum of n_warm^3 over all solutions: a few minutes on two cores
 PATIENCE = 2  # looks without a gain, after which the attention has learned enough
 LEARN_USERS = 4096  # people whom the attention learns from
@@ -143,19 +144,20 @@ class Chooser:
     def _balance(self) -> dict[str, dict[str, float]]:
         """Bring what is behind nearer to what ID embeddings or texts alone reach there, by a lift of tail items too.
 
-        The mean of all rankings cannot: it hardly feels a tail of which next to nothing is found. Neither part has an
-        order for warm and cold items together, so that overall what tuning has reached is the least to ask. Returns
-        what the parts reach, texts with the recency that was found.
+        The mean of all rankings cannot: it hardly feels a tail of which next to nothing is found. Of what tuning has
+        reached overall, where neither part has an order for warm and cold items together, little may be paid for it.
+        Returns what the parts reach, texts with the recency that was found.
         """
         ids, text = self._ids_alone(), self.task.measure(self._text_of(self._taken(self.config)))
         parts, chance = {name: max(ids[name], text[name]) for name in ids}, self.task.chance()
-        if "overall" in parts:
-            parts["overall"] = max(parts["overall"], self.measure(self.config)["overall"])
+        least = LEAST_KEPT * self.measure(self.config).get("overall", 0.0)
         goal, shortfall = self.config.goal, self.config.shortfall
 
         def ahead(config: HybridConfig) -> float:
             measured = self.measure(config)
-            return lead(measured, parts, shortfall, chance) if goal == "all" else objective(measured, goal)
+            if goal != "all":
+                return objective(measured, goal)
+            return lead(measured, parts, shortfall, chance) if measured.get("overall", 0.0) >= least else 0.0
 
         self._search("balancing on validation", LIFTS | CHEAP, self._costly(), ahead)
         return {"ids": ids, "text": text}
