@@ -367,7 +367,8 @@ def _decide(
     base, *others = (label for label in report.models if label not in shown)
     means = {label: _mean(report, label) for label in report.models}
     fallen = {label: _fallen(report, base, label) for label in others}
-    winners = sorted((n for n in others if means[n] > means[base]), key=lambda n: (bool(fallen[n]), -means[n]))
+    better = (label for label in others if means[label] > means[base] + _ROUNDING)
+    winners = sorted(better, key=lambda label: (bool(fallen[label]), -means[label]))
     if not others:
         return base, "there was no candidate"
     if not winners:
