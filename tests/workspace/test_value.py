@@ -83,7 +83,11 @@ def test_the_table_lies_in_the_folder_of_the_run(books):
 
 def test_the_same_call_measures_and_judges_nothing(books, monkeypatch):
     config, report = books
-    monkeypatch.setattr(value, "measure", None)
+
+    def refused(config, runtime, *job, **more):
+        raise FailedError(report.missing[runtime])  # what cannot run here is asked again, and nothing else
+
+    monkeypatch.setattr(value, "measure", refused)
     monkeypatch.setattr(value._Comparison, "_judge", None)
     again = value.value(Workspace.open(config, SMALL))
     assert again.choices == report.choices
