@@ -183,6 +183,8 @@ def values_like(annotation, rules=()):
         if bare is kinds[0] or plural is None:
             return f"a list of {plural or inner}"
         return f"a list of {plural}, each {inner}"
+    if origin is tuple and kinds[1:] == [...]:
+        return f"a list of {values_like(kinds[0])}"
     if origin is tuple:
         return f"[{', '.join(values_like(kind) for kind in kinds)}]"
     if origin is dict:

@@ -77,6 +77,11 @@ class HybridConfig(Settings):
         description="Of two texts' likeness, the share of the words they have in common; the rest is what they mean. "
         "0 leaves words out.",
     )
+    word_fields: tuple[str, ...] = Field(
+        ("auto",),
+        description="Columns of a run whose words count beside those of its texts. auto stands for [graph] relations "
+        "and all columns whose values items share, but not for what users wrote.",
+    )
     text_metric: float = Field(
         0.0,
         ge=0,

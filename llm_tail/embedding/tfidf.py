@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -154,9 +154,19 @@ class TfidfEncoder:
         """Return the number of words of each text before it is cut, shape (n_texts,)."""
         return self.words.numbers(check_texts(texts))
 
-    def save(self, folder: str | Path, made_from: str = "") -> Path:
-        """Write the folding as safetensors and the words as JSON, to be opened by `open_runtime`."""
-        facts = {"runtime": self.runtime, "max_words": self.max_tokens, "pairs": self.words.pairs}
+    def save(self, folder: str | Path, made_from: str = "", **more: Any) -> Path:
+        """Write the folding as safetensors and the words as JSON, to be opened by `open_runtime`.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Replaced whole, and only at the end.
+        made_from : str
+            Digest of what it was learned from.
+        **more : JSON values
+            Facts that stand in its manifest, such as what the texts are made of.
+        """
+        facts = {**more, "runtime": self.runtime, "max_words": self.max_tokens, "pairs": self.words.pairs}
         with write_artifact(folder, SAVED_KIND, made_from, facts) as draft:
             save_file({"shares": self.shares, "components": self.components}, draft.file("table.safetensors"))
             draft.file("words.json").write_text(json.dumps(self.words.words, ensure_ascii=False), encoding="utf-8")

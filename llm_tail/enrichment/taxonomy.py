@@ -241,8 +241,8 @@ class Taxonomy:
 def category_columns(catalog: Catalog, min_items: int = 3) -> list[str]:
     """Return the columns of words whose values are mostly shared: at least half of the filled items have a common one.
 
-    What users wrote, such as tags, is left out by its name, for it can hold what is to be predicted; so is what was
-    generated.
+    What users wrote, such as tags, is left out by its name, for it can hold what is to be predicted; so are what was
+    generated, and ids of other items, which are no words.
 
     Examples
     --------
@@ -254,12 +254,13 @@ def category_columns(catalog: Catalog, min_items: int = 3) -> list[str]:
     for name in catalog.columns:
         if name in CORE or name.startswith("generated_") or USER_WRITTEN.search(name):
             continue
-        if any(isinstance(value, str) for values in _values(catalog, name) for value in values):
-            members, values = _members(catalog, name, min_items)
-            n_filled = sum(bool(each) for each in _values(catalog, name))
-            n_shared = int((np.diff(members.indptr) > 0).sum())
-            if len(values) and n_shared * 2 >= n_filled:
-                found.append(name)
+        filled = [values for values in _values(catalog, name) if values]
+        if not filled or 2 * sum(values[0] in catalog for values in filled) >= len(filled):
+            continue
+        members, values = _members(catalog, name, min_items)
+        n_shared = int((np.diff(members.indptr) > 0).sum())
+        if len(values) and n_shared * 2 >= len(filled):
+            found.append(name)
     return found
 
 

@@ -26,7 +26,7 @@ from llm_tail.service.problems import ConflictError
 from llm_tail.service.queries import QueryEncoder
 from llm_tail.service.stock import Stock
 from llm_tail.service.titles import Titles
-from llm_tail.workspace.wording import word_encoder_of
+from llm_tail.workspace.wording import kept_words
 
 if TYPE_CHECKING:
     from llm_tail.recommenders.base import Recommender
@@ -88,7 +88,7 @@ class ServedRun:
         self.filtering = Filtering(self.catalog, self.segments)
         self.words = workspace.words
         self.places = of_run(workspace, np.asarray(self.index.vectors, dtype=np.float32))
-        self._word_encoder = None if self.hybrid is None else word_encoder_of(workspace)
+        self._item_words = None if self.hybrid is None else kept_words(workspace)
         self.stock = Stock(self.row_of, self.hybrid, self._counted)
         self._others: dict[str, Recommender] = {}
         self._made: dict[str, Any] = {}
@@ -117,8 +117,7 @@ class ServedRun:
         return run
 
     def _counted(self, items: Sequence[Item]) -> NDArray[np.float32] | None:
-        known = self._word_encoder
-        return None if known is None else known.encode([self.text_of(item) for item in items])
+        return None if self._item_words is None else self._item_words.of_items(items)
 
     # ---- items
 

@@ -49,7 +49,7 @@ class Fingerprints:
         """Return the digest of everything that a stage is made from."""
         config = self.config
         if stage == "audit":
-            return fingerprint(stage, self.split, self.encoder, config.graph.relations)
+            return fingerprint(stage, self.split, self.encoder, config.graph.relations, config.hybrid.word_fields)
         if stage == "enrich":
             return fingerprint(stage, self._asked, config.enrichment.model_dump(include=_BUDGETS), self._decided)
         if stage == "pretrain":

@@ -13,7 +13,7 @@ ENRICHED = "enriched"
 FIELDS = "fields.parquet"
 _ANSWERS = "enrichment"
 # Every list of columns in the settings: table and key.
-_LISTS = (("text", "fields"), ("graph", "relations"), ("lora", "attributes"))
+_LISTS = (("text", "fields"), ("graph", "relations"), ("lora", "attributes"), ("hybrid", "word_fields"))
 
 
 def uses_generated(config: RunConfig) -> bool:

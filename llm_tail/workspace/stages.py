@@ -54,7 +54,7 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
     if found.ok:
         try:
             _ = workspace.split  # better now than after all has been embedded
-            _check_relations(workspace)
+            _check_columns(workspace)
             if workspace.config.lora.enabled:
                 check_columns(workspace.config, [*catalog.columns, *field_names(workspace.config)])
         except (DataError, ConfigError) as error:
@@ -68,16 +68,19 @@ def make_audit(workspace: Workspace, folder: Path, made_from: str) -> str:
     return f"errors: {n['error']}, warnings: {n['warning']}, notes: {n['note']}"
 
 
-def _check_relations(workspace: Workspace) -> None:
-    """Raise `ConfigError` where the graph is to tie items by a column that is not there."""
+def _check_columns(workspace: Workspace) -> None:
+    """Raise `ConfigError` where items are to be tied, or words counted, by a column that is not there."""
     from llm_tail.workspace.generated import field_names
+    from llm_tail.workspace.wording import AUTO
 
-    known = [*workspace.source_catalog.columns, *field_names(workspace.config)]
-    for name in workspace.config.graph.relations:
-        if name not in known:
-            near = closest(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}"
-            raise ConfigError(f"[graph] relations names {name!r}, and the catalogue has no such column; {hint}")
+    config, known = workspace.config, [*workspace.source_catalog.columns, *field_names(workspace.config)]
+    words = [name for name in config.hybrid.word_fields if name != AUTO]
+    for where, named in (("[graph] relations", config.graph.relations), ("[hybrid] word_fields", words)):
+        for name in named:
+            if name not in known:
+                near = closest(name, known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(known)}"
+                raise ConfigError(f"{where} names {name!r}, and the catalogue has no such column; {hint}")
 
 
 def _unread_words(workspace: Workspace) -> str:

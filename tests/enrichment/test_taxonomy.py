@@ -92,6 +92,7 @@ def test_columns_that_are_no_categories_are_passed_over():
             "generated_summary": "x",
             "subjects": ["a", "b"],
             "user_tags": ["c"],
+            "cites": [str(i % 5), "9"],
         }
         for i in range(30)
     ]
