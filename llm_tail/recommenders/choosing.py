@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from llm_tail.config import HybridConfig
 from llm_tail.progress import Bar
 from llm_tail.recommenders.collaborative import CollaborativeEmbeddings, GramFitter, fitter_for
-from llm_tail.recommenders.fusion import Floats, Signals, speech, text_signal
+from llm_tail.recommenders.fusion import Floats, Signals, speech, spread, text_signal
 from llm_tail.recommenders.learning import Neighborhood, PretendCold, attend, learn_attention
 from llm_tail.recommenders.recency import weigh
 from llm_tail.recommenders.tuning import ValidationTask, coordinate_search, is_better, lead, most_people, objective
@@ -208,9 +208,8 @@ class Chooser:
         for one in tried:
             key = (config.recency, one)
             if key not in self._alone:
-                scores = np.zeros(taken.shape, dtype=np.float32)
-                scores[:, self.fitter.warm] = self.fitter.trial(*one).signal(taken)
-                self._alone[key] = self.task.measure(scores)
+                said = self.fitter.trial(*one).signal(taken)
+                self._alone[key] = self.task.measure(spread(said, self.fitter.warm, taken.shape[1]))
             found.append(self._alone[key])
         return {name: max(measured[name] for measured in found) for name in found[0]}
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.errors import DataError
-from llm_tail.recommenders.closed_form import Weights, l3ae_weights, text_weights
+from llm_tail.recommenders.closed_form import TextFactors, Weights, l3ae_of_factors, text_factors
 from llm_tail.recommenders.low_rank import FactoredEmbeddings, FactoredTrial, LowRankFitter
 
 
@@ -81,7 +81,7 @@ class GramFitter:
         taken = train[:, self.warm]
         self.gram = (taken.T @ taken).tocsr()
         self._vectors, self._text_ridge = vectors, text_ridge
-        self._text: tuple[float, Weights] | None = None  # (n_warm, n_warm), the last one made
+        self._text: tuple[float, TextFactors] | None = None  # the last ones made
         self._solved: dict[tuple[float, float, float], CollaborativeEmbeddings] = {}
 
     @property
@@ -96,15 +96,15 @@ class GramFitter:
         """
         key = (ridge, pull, self._text_ridge if text_ridge is None else text_ridge)
         if key not in self._solved:
-            solved = CollaborativeEmbeddings(l3ae_weights(self.gram, self._texts(key[2]), ridge, pull), self.warm)
+            solved = CollaborativeEmbeddings(l3ae_of_factors(self.gram, self._texts(key[2]), ridge, pull), self.warm)
             self._solved[key] = solved
         return self._solved[key]
 
     trial = fit  # asking a solution of low rank is much cheaper than making it whole; here it is the same
 
-    def _texts(self, ridge: float) -> Weights:
+    def _texts(self, ridge: float) -> TextFactors:
         if self._text is None or self._text[0] != ridge:
-            self._text = (ridge, text_weights(self._vectors[self.warm], ridge))
+            self._text = (ridge, text_factors(self._vectors[self.warm], ridge))
         return self._text[1]
 
 

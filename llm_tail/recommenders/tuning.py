@@ -113,18 +113,25 @@ class ValidationTask:
         Nothing is sorted: a rank is the number of candidates that score as much or more. A tie counts as lost, since a
         model that scores everything alike has found nothing.
         """
-        asked = np.array(scores, dtype=np.float32, copy=True)
-        asked[self.histories.nonzero()] = -np.inf
-        asked[:, ~(self.warm_candidates | self.cold_candidates)] = -np.inf
-        cold = asked[:, self.cold_candidates]  # (n_users, n_cold)
         person, item = self.relevant["overall"].nonzero()
-        mine = asked[person, item]
+        first = np.searchsorted(person, np.arange(len(self.users) + 1))  # of each person's; they lie in this order
+        left_out = np.flatnonzero(~(self.warm_candidates | self.cold_candidates))
+        cold = np.flatnonzero(self.cold_candidates)
+        mine = np.empty(len(person), dtype=np.float32)
         among_all, among_cold = np.empty((2, len(person)), dtype=np.int64)  # an item counts itself: 1 is best
-        block = max(1, BLOCK_BYTES // (4 * max(1, asked.shape[1])))
-        for start in range(0, len(person), block):
-            part = slice(start, start + block)
-            among_all[part] = _count(asked[person[part]] >= mine[part, None])
-            among_cold[part] = _count(cold[person[part]] >= mine[part, None])
+        block = max(1, BLOCK_BYTES // (4 * max(1, scores.shape[1])))
+        for start in range(0, len(self.users), block):
+            stop = min(start + block, len(self.users))
+            asked = np.array(scores[start:stop], dtype=np.float32, copy=True)
+            asked[self.histories[start:stop].nonzero()] = -np.inf
+            asked[:, left_out] = -np.inf
+            newcomers = asked[:, cold]  # (n_block, n_cold)
+            for begin in range(first[start], first[stop], block):
+                part = slice(begin, min(begin + block, first[stop]))
+                row = person[part] - start
+                mine[part] = asked[row, item[part]]
+                among_all[part] = _count(asked[row] >= mine[part, None])
+                among_cold[part] = _count(newcomers[row] >= mine[part, None])
         among_kind = np.where(self.cold_candidates[item], among_cold, among_all - among_cold)
 
         def gains(rank: NDArray[np.int64]) -> sp.csr_matrix:

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from llm_tail.errors import ConfigError, DataError
 from llm_tail.recommenders import closed_form
-from llm_tail.recommenders.closed_form import ease_weights, l3ae_weights, text_weights
+from llm_tail.recommenders.closed_form import (
+    ease_weights,
+    l3ae_of_factors,
+    l3ae_weights,
+    text_factors,
+    text_weights,
+)
 
 
 def world(seed, n_users=30, n_items=9):
@@ -50,6 +56,16 @@ def test_l3ae_is_the_minimum(seed, ridge, pull):
     text = text_weights(vectors, 1.0)
     wanted = solve_columns(taken, ridge, pull, text)
     np.testing.assert_allclose(l3ae_weights(taken.T @ taken, text, ridge, pull), wanted, atol=1e-4)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.floats(0.1, 100), st.floats(0, 300))
+def test_l3ae_of_factors_is_l3ae(seed, ridge, pull):
+    taken, vectors = world(seed)
+    some = np.flatnonzero(taken.sum(axis=0) > 0)
+    gram, vectors = taken[:, some].T @ taken[:, some], vectors[some]
+    wanted = l3ae_weights(gram, text_weights(vectors, 1.0), ridge, pull)
+    np.testing.assert_allclose(l3ae_of_factors(gram, text_factors(vectors, 1.0), ridge, pull), wanted, atol=1e-4)
 
 
 def test_sparse_and_dense_gram_agree_and_stay_as_they_are():
