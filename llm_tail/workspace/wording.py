@@ -86,9 +86,9 @@ def word_columns(workspace: Workspace) -> list[str]:
 
 def worded_embeddings(workspace: Workspace, words: ItemWords | None) -> Embeddings:
     """Return the vectors of the items, with those of their words beside them."""
-    return (
-        workspace.embeddings if words is None else workspace.embeddings.with_words(words.of_catalog(workspace.catalog))
-    )
+    if words is None:
+        return workspace.embeddings
+    return workspace.embeddings.with_words(words.of_catalog(workspace.catalog))
 
 
 def kept_words(workspace: Workspace) -> ItemWords | None:

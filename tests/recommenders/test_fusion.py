@@ -60,6 +60,8 @@ def test_the_kernel_is_the_positive_cosine_to_a_power():
     a = np.array([[1, 0], [0, 1], [0, 0]], np.float32)
     b = np.array([[0.6, 0.8], [-1, 0]], np.float32)
     np.testing.assert_allclose(text_kernel(a, b, 3.0), [[0.216, 0], [0.512, 0], [0, 0]], rtol=1e-6)
+    for power in (1.0, 2.0, 2.5, 6.0, 7.0):  # by products where it is a small whole number, by a power where not
+        np.testing.assert_allclose(text_kernel(a, b, power), np.maximum(a @ b.T, 0) ** power, rtol=1e-5)
 
 
 @settings(max_examples=20, deadline=None)
