@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 SHARES = (0.0, 0.15, 0.3, 0.5)  # of the words; past a half every catalogue that was looked at lost
 POWERS = (0.0, 0.1, 0.25, 0.5)  # of the metric that people's baskets give
-NEARLY = 0.01  # of two settings that are as good the smaller one is taken
+NEARLY = 0.01  # by how much two settings may differ and still be as good as each other
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,9 @@ def lay_out(
 ) -> tuple[Spaces, HybridConfig, dict[str, Any]]:
     """Choose where items lie by their texts, before all else: neighbours and ID embeddings hang on it.
 
-    The share of the words comes first, then how strongly the metric counts where texts speak for themselves; both by
-    what the texts alone reach on validation.
+    The share of the words and how strongly the metric counts where texts speak for themselves, by what the texts alone
+    reach on validation. Where shares are level as the vectors are, the metric may bring out what the words of one say:
+    it is tried with each of these, ever stronger until that no longer gains.
 
     Parameters
     ----------
@@ -173,31 +176,33 @@ def lay_out(
     if cut is None or not config.tune:
         return Spaces(embeddings, config.word_share, taken, seed), config, {}
     task = ValidationTask.build(taken, cut[1], max_users=most_people(taken.shape[1]), seed=seed)
-    record: dict[str, Any] = {}
 
-    def measure(vectors: Floats) -> dict[str, float]:
-        return task.measure(text_signal(task.histories, vectors, config.kernel_power))
+    def measure(space: TextSpace) -> dict[str, float]:
+        return task.measure(text_signal(task.histories, space.place(embeddings), config.kernel_power))
 
-    if config.word_share > 0:
-        shares = {
-            share: measure(TextSpace.around(embeddings, share).place(embeddings))
-            for share in sorted({*SHARES, config.word_share})
-        }
-        share = _least(shares, config.goal)
-        config, record["words"] = config.replace(word_share=share), {"share": share, "tried": _named(shares)}
-    spaces = Spaces(embeddings, config.word_share, taken, seed)
-    tried = sorted({*POWERS, config.text_metric})
-    powers = {power: measure(spaces.at(power).place(embeddings)) for power in tried}  # not kept: one will be
-    power = _least(powers, config.goal)
-    config, record["metric"] = config.replace(text_metric=power), {"power": power, "tried": _named(powers)}
-    return spaces, config, record
+    shares = sorted({*SHARES, config.word_share}) if config.word_share > 0 else [0.0]
+    spaces = {share: Spaces(embeddings, share, taken, seed) for share in shares}
+    plain = {share: measure(space.at(0.0)) for share, space in spaces.items()}
+    tried: dict[float, dict[float, dict[str, float]]] = {}
+    for share in _level(plain, config.goal):
+        tried[share] = by_power = {0.0: plain[share]}
+        for power in sorted({*POWERS, config.text_metric} - {0.0}):
+            before = max(objective(measured, config.goal) for measured in by_power.values())
+            by_power[power] = measure(spaces[share].at(power))
+            if objective(by_power[power], config.goal) < before:
+                break
+    both = {(share, power): m for share, by_power in tried.items() for power, m in by_power.items()}
+    share, power = min(_level(both, config.goal))
+    record: dict[str, Any] = {} if shares == [0.0] else {"words": {"share": share, "tried": _named(plain)}}
+    record["metric"] = {"power": power, "tried": {f"{share:g}": _named(found) for share, found in tried.items()}}
+    return spaces[share], config.replace(word_share=share, text_metric=power), record
 
 
-def _least(tried: Mapping[float, Mapping[str, float]], goal: str) -> float:
-    """Return the smallest of those that are as good as the best."""
-    found = {value: objective(measured, goal) for value, measured in tried.items()}
+def _level(tried: Mapping[Key, Mapping[str, float]], goal: str) -> list[Key]:
+    """Return those that are as good as the best."""
+    found = {key: objective(measured, goal) for key, measured in tried.items()}
     enough = max(found.values()) * (1.0 - NEARLY)
-    return min(value for value, quality in found.items() if quality >= enough)
+    return [key for key, quality in found.items() if quality >= enough]
 
 
 def _named(tried: Mapping[float, Mapping[str, float]]) -> dict[str, dict[str, float]]:

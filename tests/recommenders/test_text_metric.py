@@ -11,6 +11,7 @@ from llm_tail.recommenders import text_metric
 from llm_tail.recommenders.hybrid import HybridRecommender
 from llm_tail.recommenders.text_metric import Directions
 from llm_tail.recommenders.text_space import POWERS, Spaces, TextSpace
+from llm_tail.recommenders.tuning import objective
 
 from .contracts import RecommenderContract
 from .shelf import DIM, Shelf
@@ -125,7 +126,10 @@ def test_validation_decides_and_the_record_says_so():
     model = HybridRecommender({"learn": False}).fit(shelf.train, shelf.embeddings, validation=shelf.validation())
     record = model.training["metric"]
     assert record["power"] == model.config.text_metric
-    assert [float(power) for power in record["tried"]] == sorted(POWERS)
+    found = {float(power): objective(measured) for power, measured in record["tried"]["0"].items()}
+    assert list(found) == sorted(POWERS)[: len(found)]  # ever stronger, until it no longer gains
+    assert found[record["power"]] >= 0.99 * max(found.values())
+    assert len(found) == len(POWERS) or found[max(found)] < max(found.values())
     assert model.training["settings"]["neighbor_metric"] == model.config.neighbor_metric
     settings = model.config.model_dump() | {"tune": False, "learn": False}
     again = HybridRecommender(settings).fit(shelf.train, shelf.embeddings)

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from llm_tail.embedding.embeddings import Embeddings
 from llm_tail.errors import DataError
+from llm_tail.recommenders import text_space
 from llm_tail.recommenders.hybrid import HybridRecommender
 from llm_tail.recommenders.text_space import SHARES, TextSpace
+from llm_tail.recommenders.tuning import objective
 
 from .contracts import RecommenderContract
 from .shelf import DIM, Shelf
@@ -83,6 +85,22 @@ def test_validation_decides_how_much_words_say():
         model = HybridRecommender({"learn": False}).fit(shelf.train, vectors, validation=shelf.validation())
         found[name] = model.training.get("words", {}).get("share"), model.hears_words
     assert found == {"telling": (SHARES[-1], True), "vain": (0.0, False), "none": (None, False)}
+
+
+def test_where_shares_are_level_the_metric_decides(monkeypatch):
+    shelf = Shelf()
+    much_else = 2 * np.random.default_rng(0).standard_normal((42, 20))
+    items = shelf.embeddings.with_words(np.hstack([vague(shelf).words, much_else]))
+    tried = {}
+    for nearly in (0.0, 0.9):
+        monkeypatch.setattr(text_space, "NEARLY", nearly)
+        model = HybridRecommender({"learn": False}).fit(shelf.train, items, validation=shelf.validation())
+        tried[nearly] = model.training["metric"]["tried"]
+        assert f"{model.training['words']['share']:g}" in tried[nearly]
+    plain = {share: objective(measured) for share, measured in model.training["words"]["tried"].items()}
+    assert list(tried[0.0]) == [share for share in plain if plain[share] == max(plain.values())]
+    assert list(tried[0.9]) == [share for share in plain if plain[share] >= 0.1 * max(plain.values())]
+    assert all(by_power["0"] == model.training["words"]["tried"][share] for share, by_power in tried[0.9].items())
 
 
 def test_the_given_share_is_tried_and_none_is_none():
