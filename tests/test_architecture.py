@@ -21,7 +21,7 @@ FLOORS = [
     {"recommenders"},
     {"neighbors"},
     {"embedding", "enrichment"},
-    {"data", "progress", "html"},
+    {"data", "progress", "html", "threads"},
     {"config", "artifacts"},
     {"errors"},
 ]

@@ -25,6 +25,7 @@ from llm_tail.embedding.worker import (
     texts_to_bytes,
 )
 from llm_tail.errors import ConfigError, WorkerError
+from llm_tail.threads import n_cores
 
 AHEAD = 2  # shards for each worker: one that it works on, one that waits
 
@@ -248,12 +249,6 @@ def places(workers: int, gpus_per_worker: float | None, threads: int) -> list[di
         seen = gpus[first : first + max(1, int(each))] if each else []
         found.append({**common, "CUDA_VISIBLE_DEVICES": ",".join(seen)})
     return found
-
-
-def n_cores() -> int:
-    """Return how many processor cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _visible_gpus() -> list[str]:

@@ -13,6 +13,7 @@ from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.data.segments import Segments
 from llm_tail.recommenders.collaborative import Asked
+from llm_tail.threads import in_blocks
 
 Floats = NDArray[np.float32]
 BLOCK_BYTES = 64 << 20
@@ -69,20 +70,25 @@ def text_kernel(a: Floats, b: Floats, power: float) -> Floats:
     if power not in WHOLE_POWERS:
         np.power(kernel, np.float32(power), out=kernel)
         return kernel
-    for start in range(0, len(kernel), PEOPLE_AT_ONCE):
-        part = kernel[start : start + PEOPLE_AT_ONCE]
+
+    def multiply(rows: slice) -> None:
+        part = kernel[rows]
         once = part.copy()
         for _ in range(round(power) - 1):
             part *= once
+
+    in_blocks(multiply, len(kernel), PEOPLE_AT_ONCE)
     return kernel
 
 
 def spread(narrow: Floats, places: Rows, n_items: int) -> Floats:
     """Return what is known of the items at these places, shape (n, n_items), with zeros for all others."""
     wide = np.zeros((len(narrow), n_items), dtype=np.float32)
-    for start in range(0, len(wide), PEOPLE_AT_ONCE):
-        some = slice(start, start + PEOPLE_AT_ONCE)
+
+    def place(some: slice) -> None:
         wide[some][:, places] = narrow[some]
+
+    in_blocks(place, len(wide), PEOPLE_AT_ONCE)
     return wide
 
 
@@ -134,21 +140,25 @@ class Signals:
         borrowed_share = (1.0 - own_share) * np.float32(config.borrow)
         text_share = text_weights(counts, config) * np.float32(self.mass)
         scores: Floats = np.empty(self.own.shape, dtype=np.float32)
-        for start in range(0, len(scores), PEOPLE_AT_ONCE):
-            some = slice(start, start + PEOPLE_AT_ONCE)
+
+        def add(some: slice) -> None:
             part = np.multiply(self.own[some], own_share, out=scores[some])
             part += self.borrowed[some] * borrowed_share
             part += self.text[some] * text_share
             part *= lifted
+
+        in_blocks(add, len(scores), PEOPLE_AT_ONCE)
         return scores
 
 
 def _lent(narrow: Floats, borrowing: sp.csr_matrix) -> Floats:
     """Return what `narrow`, shape (n_histories, n_warm), says of all items through those that they borrow from."""
     lent: Floats = np.empty((len(narrow), borrowing.shape[0]), dtype=np.float32)
-    for start in range(0, len(narrow), PEOPLE_AT_ONCE):
-        some = slice(start, start + PEOPLE_AT_ONCE)
+
+    def lend(some: slice) -> None:
         lent[some] = (borrowing @ np.ascontiguousarray(narrow[some].T)).T
+
+    in_blocks(lend, len(narrow), PEOPLE_AT_ONCE)
     return lent
 
 
@@ -172,8 +182,17 @@ def text_signal(
             kernel = text_kernel(vectors[owned[part]], vectors, power)
         if kept is not None and keep:
             kept[start] = kernel
-        text += narrow[:, part].tocsr() @ kernel
+        _add_product(text, narrow[:, part].tocsr(), kernel)
     person, item = histories.nonzero()
     itself = np.minimum(1.0, np.einsum("nd,nd->n", vectors, vectors))
     text[person, item] -= histories.data * itself[item].astype(np.float32)
     return text
+
+
+def _add_product(total: Floats, sparse: sp.csr_matrix, dense: Floats) -> None:
+    """Add the product of both to the total, shape (n_histories, n_items)."""
+
+    def add(some: slice) -> None:
+        total[some] += sparse[some] @ dense
+
+    in_blocks(add, len(total), PEOPLE_AT_ONCE)

@@ -16,6 +16,7 @@ from llm_tail.data.ids import IdMap, Rows
 from llm_tail.data.interactions import Interactions
 from llm_tail.data.splits import Segments, split_cold_items
 from llm_tail.errors import DataError
+from llm_tail.threads import in_blocks
 
 MIN_GAIN = 0.003  # relative
 MIN_SHARE = 0.01  # of the events: a ranking of a handful would weigh as much as that of thousands
@@ -120,10 +121,11 @@ class ValidationTask:
         mine = np.empty(len(person), dtype=np.float32)
         among_all, among_cold = np.empty((2, len(person)), dtype=np.int64)  # an item counts itself: 1 is best
         block = max(1, BLOCK_BYTES // (4 * max(1, scores.shape[1])))
-        for start in range(0, len(self.users), block):
-            stop = min(start + block, len(self.users))
-            asked = np.array(scores[start:stop], dtype=np.float32, copy=True)
-            asked[self.histories[start:stop].nonzero()] = -np.inf
+
+        def count(people: slice) -> None:
+            start, stop = people.start, people.stop
+            asked = np.array(scores[people], dtype=np.float32, copy=True)
+            asked[self.histories[people].nonzero()] = -np.inf
             asked[:, left_out] = -np.inf
             newcomers = asked[:, cold]  # (n_block, n_cold)
             for begin in range(first[start], first[stop], block):
@@ -132,6 +134,8 @@ class ValidationTask:
                 mine[part] = asked[row, item[part]]
                 among_all[part] = _count(asked[row] >= mine[part, None])
                 among_cold[part] = _count(newcomers[row] >= mine[part, None])
+
+        in_blocks(count, len(self.users), block)
         among_kind = np.where(self.cold_candidates[item], among_cold, among_all - among_cold)
 
         def gains(rank: NDArray[np.int64]) -> sp.csr_matrix:

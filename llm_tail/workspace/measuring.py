@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import sys
 import time
@@ -31,6 +30,7 @@ from safetensors.numpy import save_file
 from llm_tail.artifacts import write_json
 from llm_tail.config import RunConfig
 from llm_tail.errors import ConfigError, LlmTailError
+from llm_tail.threads import n_cores, n_threads
 from llm_tail.workspace.child import REFUSED, RESULT, run_child
 from llm_tail.workspace.record import peak_mb
 
@@ -107,12 +107,9 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """Return the machine at hand; no GPU library is asked."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        wanted = os.environ.get("OMP_NUM_THREADS", "")
-        threads = min(cores, int(wanted)) if wanted.isdigit() and int(wanted) else cores
         cpu = _named(_PROC / "cpuinfo", "model name") or platform.processor() or platform.machine()
         cards = sorted((_PROC / "driver/nvidia/gpus").glob("*/information"))
-        return cls(cpu, cores, threads, tuple(_named(card, "Model") for card in cards))
+        return cls(cpu, n_cores(), n_threads(), tuple(_named(card, "Model") for card in cards))
 
     def __str__(self) -> str:
         cores = f"{self.cores} core" if self.cores == 1 else f"{self.cores} cores"
