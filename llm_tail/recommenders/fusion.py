@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from llm_tail.threads import in_blocks
 
 Floats = NDArray[np.float32]
 BLOCK_BYTES = 64 << 20
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 1 << 30
 PEOPLE_AT_ONCE = 128  # what is said of so few stays in the cache; all at once takes twice as long, or five times
 WHOLE_POWERS = (1, 2, 3, 4, 5, 6)  # to multiply so often is ten times as fast as a power, where AVX-512 is missing
 
@@ -66,18 +67,18 @@ def lift(counts: NDArray[Any], config: HybridConfig) -> Floats:
 
 def text_kernel(a: Floats, b: Floats, power: float) -> Floats:
     """Return max(0, cosine)^power of unit rows, shape (len(a), len(b))."""
-    kernel: Floats = np.maximum(a @ b.T, np.float32(0.0))
-    if power not in WHOLE_POWERS:
-        np.power(kernel, np.float32(power), out=kernel)
-        return kernel
+    kernel: Floats = a @ b.T
 
-    def multiply(rows: slice) -> None:
-        part = kernel[rows]
+    def raise_(rows: slice) -> None:
+        part = np.maximum(kernel[rows], np.float32(0.0), out=kernel[rows])
+        if power not in WHOLE_POWERS:
+            np.power(part, np.float32(power), out=part)
+            return
         once = part.copy()
         for _ in range(round(power) - 1):
             part *= once
 
-    in_blocks(multiply, len(kernel), PEOPLE_AT_ONCE)
+    in_blocks(raise_, len(kernel), PEOPLE_AT_ONCE)
     return kernel
 
 
@@ -129,8 +130,8 @@ class Signals:
         own = spread(narrow, warm, histories.shape[1])
         borrowed = np.zeros((0, 0), np.float32) if borrowing is None else _lent(narrow, borrowing)
         text = text_signal(histories, vectors, power) if text is None else text
-        spoken = float(np.abs(narrow).sum(dtype=np.float64))
-        worded = float(text.sum(axis=0, dtype=np.float64)[warm].sum())
+        spoken = _total(lambda some: np.abs(narrow[some]).sum(dtype=np.float64), len(narrow))
+        worded = _total(lambda some: text[some].sum(axis=0, dtype=np.float64)[warm].sum(), len(text))
         mass = spoken / worded if spoken > 0 and worded > 0 else 1.0  # nobody shares anything yet: words alone speak
         return cls(own, borrowed, text, mass)
 
@@ -149,6 +150,16 @@ class Signals:
 
         in_blocks(add, len(scores), PEOPLE_AT_ONCE)
         return scores
+
+
+def _total(part: Callable[[slice], float], n_rows: int) -> float:
+    parts = np.zeros(-(-n_rows // PEOPLE_AT_ONCE))  # added up in their order: the same for any number of threads
+
+    def add(some: slice) -> None:
+        parts[some.start // PEOPLE_AT_ONCE] = part(some)
+
+    in_blocks(add, n_rows, PEOPLE_AT_ONCE)
+    return float(parts.sum())
 
 
 def _lent(narrow: Floats, borrowing: sp.csr_matrix) -> Floats:

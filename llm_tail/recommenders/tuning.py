@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -94,11 +95,10 @@ class ValidationTask:
         ----------
         scores : array of float32, shape (n_users, n_items)
         """
-        gains = self._gains(scores)
-        measured = {}
-        for name, relevant in self.relevant.items():
-            if relevant.nnz:
-                measured[name] = _mean_ndcg(gains[name == "overall"].multiply(relevant), relevant, self.k)
+        gains, measured = self._gains(scores), {}
+        for name, wanted in self._wanted.items():
+            gained = np.bincount(wanted.person, gains[name == "overall"][wanted.places], minlength=len(self.users))
+            measured[name] = float((gained[wanted.asked] / wanted.ideal).mean())
         return measured
 
     def chance(self) -> dict[str, float]:
@@ -108,15 +108,31 @@ class ValidationTask:
             for name, relevant in self.relevant.items()
         }
 
-    def _gains(self, scores: NDArray[np.float32]) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    @cached_property
+    def _pairs(self) -> tuple[Rows, Rows]:
+        """Who should find what, person by person."""
+        return _places(self.relevant["overall"])
+
+    @cached_property
+    def _known(self) -> tuple[Rows, Rows]:
+        """Who has what already, person by person."""
+        return _places(self.histories)
+
+    @cached_property
+    def _wanted(self) -> dict[str, _Wanted]:
+        person, item = self._pairs
+        return {name: _Wanted.of(one, person, item, self.k) for name, one in self.relevant.items() if one.nnz}
+
+    def _gains(self, scores: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return 1 / log2(1 + rank) of each relevant item within the first k: among its kind, and among all candidates.
 
         Nothing is sorted: a rank is the number of candidates that score as much or more. A tie counts as lost, since a
         model that scores everything alike has found nothing.
         """
-        person, item = self.relevant["overall"].nonzero()
-        first = np.searchsorted(person, np.arange(len(self.users) + 1))  # of each person's; they lie in this order
-        left_out = np.flatnonzero(~(self.warm_candidates | self.cold_candidates))
+        (person, item), (owner, owned) = self._pairs, self._known
+        people = np.arange(len(self.users) + 1)
+        first, first_owned = np.searchsorted(person, people), np.searchsorted(owner, people)
+        barred = np.where(self.warm_candidates | self.cold_candidates, np.float32(0.0), np.float32(-np.inf))
         cold = np.flatnonzero(self.cold_candidates)
         mine = np.empty(len(person), dtype=np.float32)
         among_all, among_cold = np.empty((2, len(person)), dtype=np.int64)  # an item counts itself: 1 is best
@@ -124,9 +140,9 @@ class ValidationTask:
 
         def count(people: slice) -> None:
             start, stop = people.start, people.stop
-            asked = np.array(scores[people], dtype=np.float32, copy=True)
-            asked[self.histories[people].nonzero()] = -np.inf
-            asked[:, left_out] = -np.inf
+            asked = scores[people] + barred
+            has = slice(first_owned[start], first_owned[stop])
+            asked[owner[has] - start, owned[has]] = -np.inf
             newcomers = asked[:, cold]  # (n_block, n_cold)
             for begin in range(first[start], first[stop], block):
                 part = slice(begin, min(begin + block, first[stop]))
@@ -138,11 +154,28 @@ class ValidationTask:
         in_blocks(count, len(self.users), block)
         among_kind = np.where(self.cold_candidates[item], among_cold, among_all - among_cold)
 
-        def gains(rank: NDArray[np.int64]) -> sp.csr_matrix:
-            gained = np.where((rank <= self.k) & np.isfinite(mine), 1.0 / np.log2(np.maximum(rank, 1) + 1.0), 0.0)
-            return sp.csr_matrix((gained, (person, item)), shape=self.histories.shape)
+        def gains(rank: NDArray[np.int64]) -> NDArray[np.float64]:
+            return np.where((rank <= self.k) & np.isfinite(mine), 1.0 / np.log2(np.maximum(rank, 1) + 1.0), 0.0)
 
         return gains(among_kind), gains(among_all)
+
+
+class _Wanted(NamedTuple):
+    """What one ranking should find."""
+
+    places: Rows  # among all pairs of a person and what they should find
+    person: Rows  # whose each of these is
+    asked: Rows  # the people of whom anything is wanted
+    ideal: NDArray[np.float64]  # the DCG of a list that finds all of it, for each of them
+
+    @classmethod
+    def of(cls, relevant: sp.csr_matrix, person: Rows, item: Rows, k: int) -> _Wanted:
+        """Find them among the pairs of person and item."""
+        places = np.flatnonzero(np.asarray(relevant[person, item]).ravel())
+        n_relevant = np.bincount(person[places], minlength=relevant.shape[0])
+        asked = np.flatnonzero(n_relevant)
+        ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))])
+        return cls(places, person[places], asked, ideal[np.minimum(n_relevant[asked], k)])
 
 
 def cut_for_choosing(
@@ -255,6 +288,11 @@ def coordinate_search(
     return best, best_quality
 
 
+def _places(matrix: sp.csr_matrix) -> tuple[Rows, Rows]:
+    row, column = matrix.nonzero()
+    return row.astype(np.int64), column.astype(np.int64)
+
+
 def _columns(matrix: sp.csr_matrix, mask: NDArray[np.bool_]) -> sp.csr_matrix:
     kept = sp.csr_matrix(matrix @ sp.diags(mask.astype(np.float32)))
     kept.eliminate_zeros()
@@ -264,11 +302,3 @@ def _columns(matrix: sp.csr_matrix, mask: NDArray[np.bool_]) -> sp.csr_matrix:
 def _count(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return how many are True in each row; sums of bytes are twice as fast as `count_nonzero` along an axis."""
     return np.asarray(mask.view(np.uint8).sum(axis=1, dtype=np.uint32), dtype=np.int64)
-
-
-def _mean_ndcg(gains: sp.csr_matrix, relevant: sp.csr_matrix, k: int) -> float:
-    """Return the mean over people with something relevant of gained over ideal."""
-    n_relevant = np.diff(relevant.indptr)
-    ideal = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))])[np.minimum(n_relevant, k)]
-    asked = n_relevant > 0
-    return float((np.asarray(gains.sum(axis=1)).ravel()[asked] / ideal[asked]).mean())
