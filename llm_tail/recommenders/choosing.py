@@ -66,8 +66,8 @@ class Chooser:
     -----
     Memory: about six arrays of (people asked, n_items) float32, at most 4,000 people, beside the closed form and its
     solutions, n_warm^2 float32 for each of the penalties tried, as many as `MOST_WORK` allows (eight at 8,000 warm
-    items, one past 13,000); and the vectors and neighbours of all items for each of four metrics, where there are at
-    most 2 10^9 pairs.
+    items, one past 13,000); the vectors and neighbours of all items for each of four metrics, where there are at most
+    2 10^9 pairs; and the text kernel of all that these people took, where that is no more than 1 GB.
     """
 
     def __init__(
