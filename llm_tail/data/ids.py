@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -60,10 +60,10 @@ class IdMap:
 
     def row(self, outside_id: str) -> int:
         """Return the row of one id; an unknown one raises `UnknownIdError` with the three closest."""
-        row = int(self._index.get_indexer(pd.Index([str(outside_id)], dtype=object))[0])
-        if row < 0:
-            raise UnknownIdError(self.kind, str(outside_id), self._index)
-        return row
+        try:
+            return cast(int, self._index.get_loc(str(outside_id)))  # the ids are distinct: no slice, no mask
+        except KeyError:
+            raise UnknownIdError(self.kind, str(outside_id), self._index) from None
 
     def rows(self, outside_ids: Sequence[Any] | NDArray[Any] | pd.Series) -> Rows:
         """Return the rows of many ids, shape (n,), with -1 for each unknown one."""

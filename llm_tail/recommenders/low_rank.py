@@ -67,7 +67,7 @@ class FactoredEmbeddings:
         """Return what mixtures of warm items, shape (n, n_warm), say of all warm items, shape (n, n_warm)."""
         said: Floats = np.asarray(shares @ self.queries, dtype=np.float32) @ self.keys.T
         line = np.repeat(np.arange(shares.shape[0]), np.diff(shares.indptr))
-        said[line, shares.indices] -= shares.data * self._alone[shares.indices]
+        said[line, shares.indices] -= shares.data * self.of_itself[shares.indices]
         return said
 
     def between(self, voices: sp.csr_matrix, listeners: sp.csr_matrix) -> Floats:
@@ -75,7 +75,7 @@ class FactoredEmbeddings:
         said: Floats = (voices @ self.queries) @ np.asarray(listeners @ self.keys).T
         # Only items that speak can be heard by themselves; over all columns scipy would walk the whole catalogue.
         places, column = np.unique(voices.indices, return_inverse=True)
-        alone = voices.data * self._alone[voices.indices]
+        alone = voices.data * self.of_itself[voices.indices]
         speaking = sp.csr_matrix((alone, column, voices.indptr), shape=(voices.shape[0], len(places)))
         said -= (speaking @ _columns(listeners, places).T).toarray()
         return np.asarray(said, dtype=np.float32)
@@ -83,7 +83,7 @@ class FactoredEmbeddings:
     def column(self, places: NDArray[Any], shares: Floats) -> Floats:
         """Return what all warm items say of a mixture of warm items, shape (n_warm,)."""
         said: Floats = self.queries @ (shares @ self.keys[places])
-        said[places] -= shares * self._alone[places]
+        said[places] -= shares * self.of_itself[places]
         return said
 
     def signal(self, histories: sp.csr_matrix) -> Floats:
@@ -95,7 +95,7 @@ class FactoredEmbeddings:
         return {"collaborative.queries": self.queries, "collaborative.keys": self.keys, "warm": self.warm}
 
     @cached_property
-    def _alone(self) -> Floats:
+    def of_itself(self) -> Floats:
         """What each item would say of itself, shape (n_warm,)."""
         return np.asarray(np.einsum("nr,nr->n", self.queries, self.keys), dtype=np.float32)
 

@@ -38,6 +38,7 @@ from llm_tail.errors import DataError, StaleArtifactError
 from llm_tail.neighbors.products import ProductIndex
 from llm_tail.progress import track
 from llm_tail.recommenders.base import Recommendations, top_k
+from llm_tail.recommenders.candidates import Candidates
 from llm_tail.recommenders.fusion import lift, speech, text_weights, trust
 from llm_tail.recommenders.low_rank import FactoredEmbeddings
 from llm_tail.recommenders.scoring import mixture
@@ -171,14 +172,17 @@ class ServingIndex:
 
     Notes
     -----
-    Memory: two vectors an item, and those of the index. One person costs one search and O(history rescore) look-ups
-    where the score matrix is kept, else O(history (n_warm + rescore dim)).
+    Memory: two vectors an item, those of the index, and at low rank the keys of `Candidates`. One person costs one
+    search and O(history rescore) look-ups where the score matrix is kept, what `Candidates` says where ID embeddings
+    are of low rank, else O(history (n_warm + rescore dim)).
     """
 
     def __init__(self, model: HybridRecommender, vectors: ItemVectors, index: ProductIndex, rescore: int) -> None:
         self.model, self.vectors, self.index, self.rescore = model, vectors, index, rescore
         self.measured: dict[str, Any] = {}
         self._state = model._assembled
+        known, thin = model._collaborative, rescore > 0 and model._weights is None
+        self._candidates = Candidates(model, known) if thin and isinstance(known, FactoredEmbeddings) else None
 
     @classmethod
     def build(
@@ -278,8 +282,12 @@ class ServingIndex:
             part = slice(histories.indptr[person], histories.indptr[person + 1])
             there = np.isfinite(scores[person])
             if part.stop > part.start and there.any():
-                said = self.model._said(histories.indices[part].astype(np.int64), rows[person, there])
-                scores[person, there] = histories.data[part] @ said
+                owned, weights = histories.indices[part].astype(np.int64), histories.data[part]
+                asked = rows[person, there]
+                if self._candidates is not None:
+                    scores[person, there] = self._candidates.score(owned, weights, asked)
+                else:
+                    scores[person, there] = weights @ self.model._said(owned, asked)
 
     def measure(self, k: int = 20) -> dict[str, Any]:
         """Return what is lost against scoring everything, on people drawn with the model's seed."""
