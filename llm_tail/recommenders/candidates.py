@@ -53,19 +53,12 @@ class Candidates:
     def __init__(self, model: ScoreMatrix, known: FactoredEmbeddings) -> None:
         config = model.config
         self._model, self._known = model, known
-        own_share = trust(model._counts, config)
-        self._own: Floats = own_share * model._lift
-        self._lent: Floats = (1.0 - own_share) * np.float32(config.borrow) * model._lift
+        self._own, self._lent = hearing(model)
         self._text: Floats = text_weights(model._counts, config) * np.float32(model._mass) * model._lift
         self.keys: Floats = np.empty((len(model._counts), known.keys.shape[1]), dtype=np.float32)
 
         def hear(some: slice) -> None:
-            part = np.asarray(model._borrowing[some] @ known.keys, dtype=np.float32)
-            part *= self._lent[some, None]
-            place = model._place_of[some]
-            has_id = place >= 0
-            part[has_id] += known.keys[place[has_id]] * self._own[some][has_id, None]
-            self.keys[some] = part
+            self.keys[some] = heard(model, known, some)
 
         in_blocks(hear, len(self.keys), ITEMS_AT_ONCE)
 
@@ -92,16 +85,34 @@ class Candidates:
         places, which = np.unique(speaking, return_inverse=True)
         words = np.append(np.bincount(which, said, minlength=len(places)), 0.0)  # the last is for those who are silent
 
-        def heard(listening: Rows) -> NDArray[np.float64]:
+        def told(listening: Rows) -> NDArray[np.float64]:
             found = np.searchsorted(places, listening)
             there = np.append(places, -1)[found] == listening
             return words[np.where(there, found, len(places))]
 
         place = self._model._place_of[asked]
         line, lender, share = _entries(self._model._borrowing, asked)
-        lent = np.bincount(line, share * heard(lender), minlength=len(asked))
-        own = np.where(place >= 0, heard(place), 0.0)
+        lent = np.bincount(line, share * told(lender), minlength=len(asked))
+        own = np.where(place >= 0, told(place), 0.0)
         return np.asarray(own * self._own[asked] + lent * self._lent[asked], dtype=np.float32)
+
+
+def hearing(model: ScoreMatrix, some: slice = slice(None)) -> tuple[Floats, Floats]:
+    """Return how much items hear by their own ID and by those of their neighbours, each (n_items,)."""
+    own_share = trust(model._counts[some], model.config)
+    lent = (1.0 - own_share) * np.float32(model.config.borrow)
+    return own_share * model._lift[some], lent * model._lift[some]
+
+
+def heard(model: ScoreMatrix, known: FactoredEmbeddings, some: slice) -> Floats:
+    """Return the keys of these items, shape (n_items, rank); see above."""
+    own, lent = hearing(model, some)
+    keys = np.asarray(model._borrowing[some] @ known.keys, dtype=np.float32)
+    keys *= lent[:, None]
+    place = model._place_of[some]
+    has_id = place >= 0
+    keys[has_id] += known.keys[place[has_id]] * own[has_id, None]
+    return keys
 
 
 def _entries(matrix: sp.csr_matrix, rows: Rows) -> tuple[Rows, Rows, Floats]:

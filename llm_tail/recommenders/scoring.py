@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from llm_tail.config import HybridConfig
 from llm_tail.data.ids import Rows
 from llm_tail.recommenders.collaborative import Embedded
-from llm_tail.recommenders.fusion import Floats, lift, speech, text_kernel, text_weights, trust
+from llm_tail.recommenders.fusion import Floats, lend, lift, speech, text_kernel, text_weights, trust
 from llm_tail.recommenders.low_rank import FactoredEmbeddings
 
 if TYPE_CHECKING:
@@ -64,20 +64,20 @@ class ScoreMatrix:
     def _heard(self, owned: Rows, asked: Rows | None) -> tuple[Floats, Floats]:
         """Return what the IDs of owned items say of those asked, and of their neighbours, each (n_owned, n_asked)."""
         warm, known, column = self._collaborative.warm, self._collaborative, self._place_of
-        place, lent = column[owned], self._borrowing
+        place, borrowing = column[owned], self._borrowing
         if asked is not None:
-            column, lent = column[asked], lent[asked]
+            column, borrowing = column[asked], borrowing[asked]
         has_id = column >= 0
         own = np.zeros((len(owned), len(column)), dtype=np.float32)
         if asked is not None and isinstance(known, FactoredEmbeddings):  # nothing of the length of the catalogue
             voices = mixture(place, self._borrowing[owned], len(warm))
             own[:, has_id] = known.between(voices, _unit(column[has_id], len(warm)))
-            return own, known.between(voices, lent)
+            return own, known.between(voices, borrowing)
         said = np.empty((len(owned), len(warm)), dtype=np.float32)  # what each owned item says of the warm items
         said[place >= 0] = known.rows(place[place >= 0])
         said[place < 0] = known.mixed(self._borrowing[owned[place < 0]])
         own[:, has_id] = said[:, column[has_id]]
-        return own, np.ascontiguousarray((lent @ said.T).T)
+        return own, lend(said, borrowing)
 
     def signal_shares(self) -> SignalShares:
         """Return how much of each item's mean score over all known people is its own, borrowed, and text.

@@ -38,8 +38,8 @@ from llm_tail.errors import DataError, StaleArtifactError
 from llm_tail.neighbors.products import ProductIndex
 from llm_tail.progress import track
 from llm_tail.recommenders.base import Recommendations, top_k
-from llm_tail.recommenders.candidates import Candidates
-from llm_tail.recommenders.fusion import lift, speech, text_weights, trust
+from llm_tail.recommenders.candidates import ITEMS_AT_ONCE, Candidates, heard
+from llm_tail.recommenders.fusion import text_weights
 from llm_tail.recommenders.low_rank import FactoredEmbeddings
 from llm_tail.recommenders.scoring import mixture
 
@@ -125,34 +125,48 @@ def _thin_vectors(model: HybridRecommender, known: FactoredEmbeddings, dim: int)
 
     The text kernel max(0, cos)^p is no inner product; a multiple of the cosine stands for it, as large as the kernel
     on an item's neighbours. The pair of thin matrices is then cut to its first singular directions, rows weighted by
-    how many people own them, by way of two matrices of their width.
+    how many people own them, by way of two matrices of their width. The pair itself is made twice, block by block: in
+    a large catalogue it would be larger than the model.
     """
-    n, warm, config = len(model.items), known.warm, model.config
-    voices = mixture(model._place_of, model._borrowing, len(warm))  # (n_items, n_warm): who speaks for an owned item
-    own_share = trust(model._counts, config)
-    keys = np.asarray(model._borrowing @ known.keys, dtype=np.float32)
-    keys *= ((1.0 - own_share) * np.float32(config.borrow))[:, None]
-    keys[warm] += known.keys * own_share[warm][:, None]
-    line = np.repeat(np.arange(n), np.diff(model._borrowing.indptr))
-    some = np.random.default_rng(model.seed).permutation(len(line))[:SAMPLED_PAIRS]
-    cosines = np.einsum("nd,nd->n", model._vectors[line[some]], model._vectors[warm[model._borrowing.indices[some]]])
-    slope = float((np.maximum(cosines, 0.0) ** config.kernel_power).sum() / max(float(cosines.clip(0.0).sum()), 1e-9))
-    text = model._vectors * (text_weights(model._counts, config) * np.float32(model._mass * slope))[:, None]
-    keys = np.concatenate([keys, text], axis=1) * lift(model._counts, config)[:, None]  # (n_items, rank + dim_text)
-    queries = np.concatenate([np.asarray(voices @ known.queries, dtype=np.float32), model._vectors], axis=1)
-    queries *= speech(model._counts, config)[:, None]
+    n, config = len(model.items), model.config
+    words = text_weights(model._counts, config) * np.float32(model._mass * _slope(model, known)) * model._lift
+
+    def pair(some: slice) -> tuple[Floats, Floats]:
+        voices = mixture(model._place_of[some], model._borrowing[some], len(known.warm))
+        keys = np.concatenate([heard(model, known, some), model._vectors[some] * words[some, None]], axis=1)
+        queries = np.concatenate([np.asarray(voices @ known.queries), model._vectors[some]], axis=1)
+        queries *= model._voice[some, None]
+        return keys, queries  # each (n_block, rank + dim_text)
+
+    blocks = [slice(start, start + ITEMS_AT_ONCE) for start in range(0, n, ITEMS_AT_ONCE)]
     loud = np.bincount(model.histories.indices, minlength=n).astype(np.float32) + 1.0
-    inner = (keys.T @ keys).astype(np.float64)  # (rank + dim_text, the same)
+    width = known.keys.shape[1] + model._vectors.shape[1]
+    inner, asked = np.zeros((2, width, width))
+    for some in track(blocks, "item vectors"):
+        keys, queries = pair(some)
+        inner += keys.T @ keys
+        asked += queries.T @ (queries * loud[some, None])
     inner[np.diag_indices_from(inner)] += 1e-6 * np.trace(inner) / len(inner)
     root = np.linalg.cholesky(inner).T  # keys = basis root, basis orthonormal
-    asked = (queries.T @ (queries * loud[:, None])).astype(np.float64)
     strength, turn = np.linalg.eigh(root @ asked @ root.T)
     kept = turn[:, np.argsort(-strength)[:dim]]
-    return ItemVectors(
-        model.items,
-        np.ascontiguousarray(keys @ np.linalg.solve(root, kept), dtype=np.float32),
-        np.ascontiguousarray(queries @ (root.T @ kept), dtype=np.float32),
-    )
+    to_key = np.linalg.solve(root, kept).astype(np.float32)
+    to_query = (root.T @ kept).astype(np.float32)
+    cut = ItemVectors(model.items, *np.empty((2, n, kept.shape[1]), dtype=np.float32))
+    for some in track(blocks, "item vectors, cut"):
+        keys, queries = pair(some)
+        np.matmul(keys, to_key, out=cut.keys[some])
+        np.matmul(queries, to_query, out=cut.queries[some])
+    return cut
+
+
+def _slope(model: HybridRecommender, known: FactoredEmbeddings) -> float:
+    """Return how large the text kernel is beside the cosine, on some of the neighbours that items borrow from."""
+    line = np.repeat(np.arange(len(model.items)), np.diff(model._borrowing.indptr))
+    some = np.random.default_rng(model.seed).permutation(len(line))[:SAMPLED_PAIRS]
+    lenders = known.warm[model._borrowing.indices[some]]
+    cosines = np.einsum("nd,nd->n", model._vectors[line[some]], model._vectors[lenders]).clip(0.0)
+    return float((cosines**model.config.kernel_power).sum() / max(float(cosines.sum()), 1e-9))
 
 
 class ServingIndex:

@@ -132,3 +132,13 @@ def test_too_many_items_are_refused_with_the_memory_they_would_take():
     wide = sp.csr_matrix(np.ones((1, 40_000), np.float32))
     with pytest.raises(DataError, match="about 30 GB"):
         check_size(wide, 30_000)
+
+
+@pytest.mark.parametrize("n_people", [0, 1, 7, 20])
+def test_what_is_lent_is_the_same_by_blocks_of_people_and_of_items(monkeypatch, n_people):
+    rng = np.random.default_rng(n_people)
+    borrowing = sp.random(23, 9, density=0.3, format="csr", dtype=np.float32, random_state=1)
+    narrow = rng.standard_normal((n_people, 9)).astype(np.float32)
+    monkeypatch.setattr(fusion, "PEOPLE_AT_ONCE", 8)
+    monkeypatch.setattr(fusion, "ITEMS_AT_ONCE", 5)
+    np.testing.assert_allclose(fusion.lend(narrow, borrowing), narrow @ borrowing.toarray().T, rtol=1e-5, atol=1e-6)
