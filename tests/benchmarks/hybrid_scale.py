@@ -109,12 +109,20 @@ def draw(rows: list[dict], path: Path) -> None:
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import StrMethodFormatter
 
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    for axis, name in zip(axes, ("fit s", "peak GB"), strict=True):
-        axis.loglog([int(r["items"].replace(",", "")) for r in rows], [r[name] for r in rows], marker="o")
-        axis.set(xlabel="items", ylabel=name)
-        axis.grid(visible=True, which="both", alpha=0.3)
+    items = [int(row["items"].replace(",", "")) for row in rows]
+    for axis, name, label in zip(axes, ("fit s", "peak GB"), ("seconds of a fit", "peak memory, GB"), strict=True):
+        axis.loglog(items, [row[name] for row in rows], marker="o")
+        for n, row in zip(items, rows, strict=True):
+            axis.annotate(f"{row[name]:,.4g}", (n, row[name]), textcoords="offset points", xytext=(-6, 6), ha="right")
+        axis.set(xlabel="items", ylabel=label, xlim=(min(items) / 4, max(items) * 2), xticks=items)
+        axis.set_ylim(10.0 ** np.floor(np.log10(axis.get_ylim()[0])), 2 * max(row[name] for row in rows))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axis.minorticks_off()
+        axis.grid(visible=True, alpha=0.3)
     figure.savefig(path)
     plt.close(figure)
 
