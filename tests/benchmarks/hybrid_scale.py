@@ -5,7 +5,7 @@ item's vector is that of its taste with noise around it. Each size runs in a pro
 known::
 
     python -m tests.benchmarks.hybrid_scale --items 10000 100000
-    python -m tests.benchmarks.hybrid_scale --items 1000000 --dim 128 --rows rows.json --plot growth.png
+    python -m tests.benchmarks.hybrid_scale --items 1000000 --dim 128 --rows rows.json --plot growth.svg
 
 Prints a markdown table: how ID embeddings were solved for, seconds and peak memory of the fit, people a second in batch
 (k = 20, all scores), and of the serving index the seconds until it is ready, the peak memory by then, the median and
