@@ -46,8 +46,8 @@ class Candidates:
 
     Notes
     -----
-    Memory: `keys`, and three numbers an item. One history costs O(n_owned (rank + n_asked dim) + n_asked rank), some
-    `neighbors` times the former for its cold items.
+    Memory: `keys`, and three numbers an item. One history costs O(n_owned (rank + n_asked dim) + n_asked (rank +
+    neighbors)), where a cold item that is owned counts as its neighbours.
     """
 
     def __init__(self, model: ScoreMatrix, known: FactoredEmbeddings) -> None:
@@ -116,7 +116,7 @@ def heard(model: ScoreMatrix, known: FactoredEmbeddings, some: slice) -> Floats:
 
 
 def _entries(matrix: sp.csr_matrix, rows: Rows) -> tuple[Rows, Rows, Floats]:
-    """Return line, column and value of all entries of these rows: some twenty times as fast as by scipy, for few."""
+    """Return line, column and value of all entries of these rows; for a few of them, a new matrix costs more."""
     start = matrix.indptr[rows].astype(np.int64)
     length = matrix.indptr[rows + 1] - start
     line = np.repeat(np.arange(len(rows)), length)
