@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from llm_tail.data.ids import Rows
-from llm_tail.recommenders.fusion import text_kernel, text_weights, trust
+from llm_tail.recommenders.fusion import ITEMS_AT_ONCE, text_kernel, text_weights, trust
 from llm_tail.recommenders.low_rank import FactoredEmbeddings
 from llm_tail.threads import in_blocks
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from llm_tail.recommenders.scoring import ScoreMatrix
 
 Floats = NDArray[np.float32]
-ITEMS_AT_ONCE = 4096
 
 
 class Candidates:

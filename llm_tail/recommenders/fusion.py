@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 BLOCK_BYTES = 64 << 20
 KEPT_BYTES = 1 << 30
 PEOPLE_AT_ONCE = 128  # what is said of so few stays in the cache; all at once takes twice as long, or five times
-ITEMS_AT_ONCE = 16_384
+ITEMS_AT_ONCE = 4096
 WHOLE_POWERS = (1, 2, 3, 4, 5, 6)  # to multiply so often is ten times as fast as a power, where AVX-512 is missing
 
 

@@ -38,8 +38,8 @@ from llm_tail.errors import DataError, StaleArtifactError
 from llm_tail.neighbors.products import ProductIndex
 from llm_tail.progress import track
 from llm_tail.recommenders.base import Recommendations, top_k
-from llm_tail.recommenders.candidates import ITEMS_AT_ONCE, Candidates, heard
-from llm_tail.recommenders.fusion import text_weights
+from llm_tail.recommenders.candidates import Candidates, heard
+from llm_tail.recommenders.fusion import ITEMS_AT_ONCE, text_weights
 from llm_tail.recommenders.low_rank import FactoredEmbeddings
 from llm_tail.recommenders.scoring import mixture
 
